@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This file is private to the multibase.supabase collection; it may change at any time.
+"""What is read from the Docker Engine, and the few things done to it directly.
+
+Everything is found by exact label; names are never matched. The Docker SDK for Python is imported only when an Engine
+is there to be talked to, so that a host without either can be planned for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from dataclasses import dataclass
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
+
+from ._errors import EngineUnavailable
+
+PROJECT_LABEL = "com.docker.compose.project"
+SERVICE_LABEL = "com.docker.compose.service"
+CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
+ONE_OFF_LABEL = "com.docker.compose.oneoff"
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+INSTALL_HINT = "playbooks/site.yml installs it (role multibase_docker)"
+# How the list of containers words health, in the free text of its Status field (all API versions).
+_HEALTH = re.compile(r"\((healthy|unhealthy|health: starting)\)")
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container of a Compose project, as ``/containers/json`` lists it.
+
+    ``state`` is Docker's (running, exited, restarting, created, paused, dead), ``health`` one of healthy, unhealthy,
+    starting or none. ``ports`` are (address, host port, container port) of what is published now.
+    """
+
+    id: str
+    name: str
+    project: str
+    service: str
+    state: str
+    health: str
+    image: str
+    image_id: str
+    config_hash: str
+    created: int
+    status: str
+    ports: Tuple[Tuple[str, int, int], ...] = ()
+
+    @property
+    def running(self) -> bool:
+        return self.state in ("running", "restarting", "paused")
+
+
+def container_from_json(data: Mapping[str, Any]) -> Container:
+    """Read one element of the answer to ``/containers/json``."""
+    labels = data.get("Labels") or {}
+    status = str(data.get("Status") or "")
+    found = _HEALTH.search(status)
+    health = {"health: starting": "starting"}.get(found.group(1), found.group(1)) if found else "none"
+    names = data.get("Names") or ["/" + str(data.get("Id"))[:12]]
+    ports = sorted(
+        {
+            (str(port.get("IP") or ""), int(port["PublicPort"]), int(port["PrivatePort"]))
+            for port in data.get("Ports") or []
+            if port.get("PublicPort") and port.get("Type", "tcp") == "tcp"
+        }
+    )
+    return Container(
+        id=str(data["Id"]),
+        name=str(names[0]).lstrip("/"),
+        project=str(labels.get(PROJECT_LABEL, "")),
+        service=str(labels.get(SERVICE_LABEL, "")),
+        state=str(data.get("State") or ""),
+        health=health,
+        image=str(data.get("Image") or ""),
+        image_id=str(data.get("ImageID") or ""),
+        config_hash=str(labels.get(CONFIG_HASH_LABEL, "")),
+        created=int(data.get("Created") or 0),
+        status=status,
+        ports=tuple(ports),
+    )
+
+
+class Engine:
+    """A Docker Engine. ``client`` is a ``docker.APIClient`` or anything that answers like one."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        # requests.Session is not made for threads, and answers here take milliseconds.
+        self._lock = threading.Lock()
+
+    def _call(self, what: str, method: str, *args: Any, **options: Any) -> Any:
+        try:
+            with self._lock:
+                return getattr(self._client, method)(*args, **options)
+        except Exception as error:  # the SDK lets errors of requests, urllib3 and its own through
+            if type(error).__name__ == "NotFound":
+                raise
+            raise EngineUnavailable("the Docker Engine did not {0}: {1}".format(what, error)) from error
+
+    def version(self) -> Tuple[int, ...]:
+        """Return the Engine's version as numbers, for example ``(26, 1, 5)``."""
+        text = str(self._call("tell its version", "version").get("Version", ""))
+        return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+    def containers(self, project: Optional[str] = None) -> List[Container]:
+        """Return all containers, running or not, that Compose made (of one project), but for one-off ``run`` ones."""
+        label = PROJECT_LABEL if project is None else "{0}={1}".format(PROJECT_LABEL, project)
+        listed = self._call("list containers", "containers", all=True, filters={"label": [label]})
+        return [
+            container_from_json(item)
+            for item in listed
+            if (item.get("Labels") or {}).get(ONE_OFF_LABEL, "False") != "True"
+        ]
+
+    def image_ids(self) -> Dict[str, str]:
+        """Return the image id that each tag stands for at the moment."""
+        return {
+            tag: str(image["Id"])
+            for image in self._call("list images", "images")
+            for tag in image.get("RepoTags") or []
+        }
+
+    def left_of(self, project: str, instance: Optional[str] = None) -> Dict[str, List[str]]:
+        """Return the names of all containers, networks and volumes that carry a project's or instance's label."""
+        labels = ["{0}={1}".format(PROJECT_LABEL, project)]
+        if instance is not None:
+            labels.append("io.multibase.instance={0}".format(instance))
+        left: Dict[str, List[str]] = {"containers": [], "networks": [], "volumes": []}
+        for label in labels:
+            filters = {"label": [label]}
+            for item in self._call("list containers", "containers", all=True, filters=filters):
+                left["containers"].append(str((item.get("Names") or [item["Id"]])[0]).lstrip("/"))
+            for item in self._call("list networks", "networks", filters=filters):
+                left["networks"].append(str(item["Name"]))
+            for item in self._call("list volumes", "volumes", filters=filters).get("Volumes") or []:
+                left["volumes"].append(str(item["Name"]))
+        return {kind: sorted(set(names)) for kind, names in left.items()}
+
+    def published_ports(self) -> Dict[int, str]:
+        """Return the host ports that any container publishes, running or stopped, and the container's name.
+
+        A stopped container's ports are not in the list of containers; they are looked up one by one.
+        """
+        ports: Dict[int, str] = {}
+        for item in self._call("list containers", "containers", all=True):
+            name = str((item.get("Names") or [item["Id"]])[0]).lstrip("/")
+            for port in item.get("Ports") or []:
+                if port.get("PublicPort"):
+                    ports[int(port["PublicPort"])] = "container " + name
+            if item.get("State") != "running":
+                bindings = (self._inspect(str(item["Id"])).get("HostConfig") or {}).get("PortBindings") or {}
+                for binding in [entry for entries in bindings.values() for entry in entries or []]:
+                    if str(binding.get("HostPort") or "").isdigit():
+                        ports[int(binding["HostPort"])] = "container {0} (not running)".format(name)
+        return ports
+
+    def _inspect(self, container: str) -> Dict[str, Any]:
+        try:
+            return dict(self._call("inspect a container", "inspect_container", container))
+        except EngineUnavailable:
+            raise
+        except Exception:  # removed since it was listed
+            return {}
+
+    def subnets(self) -> List[str]:
+        """Return the subnets of all networks that the Engine has."""
+        found: List[str] = []
+        for network in self._call("list networks", "networks"):
+            for config in (network.get("IPAM") or {}).get("Config") or []:
+                if config.get("Subnet"):
+                    found.append(str(config["Subnet"]))
+        return found
+
+    def logs(self, container: str, lines: int) -> str:
+        """Return the last lines that a container printed."""
+        try:
+            data = self._call("show logs", "logs", container, tail=lines, timestamps=False)
+        except EngineUnavailable:
+            raise
+        except Exception:  # removed since it was listed
+            return ""
+        return data.decode("utf-8", "replace") if isinstance(data, bytes) else str(data)
+
+    def stop(self, container: str, timeout: int = 10) -> None:
+        """Stop a container by its id."""
+        self._call("stop a container", "stop", container, timeout=timeout)
+
+    def remove(self, container: str) -> None:
+        """Remove a container by its id. Volumes are left alone, anonymous ones too."""
+        self._call("remove a container", "remove_container", container, v=False, force=True)
+
+
+def socket_path(docker_host: str) -> Optional[str]:
+    """Return the path of a local Engine's socket, or None for a remote one."""
+    return docker_host[len("unix://"):] if docker_host.startswith("unix://") else None
+
+
+def connect(docker_host: str = DEFAULT_HOST) -> Engine:
+    """Return the Engine at ``docker_host``. Raises EngineUnavailable with the way to get one."""
+    path = socket_path(docker_host)
+    if path is not None and not os.path.exists(path):
+        raise EngineUnavailable(
+            "there is no Docker Engine at {0}; {1}. If it is installed, start it: systemctl start docker".format(
+                docker_host, INSTALL_HINT
+            )
+        )
+    try:
+        import docker
+    except ImportError as error:
+        raise EngineUnavailable(
+            "the Docker SDK for Python is missing (package python3-docker); {0}".format(INSTALL_HINT)
+        ) from error
+    try:
+        client = docker.APIClient(base_url=docker_host, version="auto", timeout=60)
+    except Exception as error:  # the SDK lets errors of requests and urllib3 through here too
+        raise EngineUnavailable(
+            "the Docker Engine at {0} does not answer: {1}. Is it running? systemctl status docker".format(
+                docker_host, error
+            )
+        ) from error
+    return Engine(client)
+
+
+def connect_if_present(docker_host: str = DEFAULT_HOST) -> Optional[Engine]:
+    """Like ``connect``, but None on a host that has no Engine yet."""
+    path = socket_path(docker_host)
+    if path is not None and not os.path.exists(path):
+        return None
+    return connect(docker_host)
+
+
+def services_of(containers: List[Container]) -> FrozenSet[str]:
+    """Return the services that have at least one container."""
+    return frozenset(container.service for container in containers)

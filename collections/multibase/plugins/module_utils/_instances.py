@@ -1,0 +1,515 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This file is private to the multibase.supabase collection; it may change at any time.
+"""Makes the instances of a host what was declared: validate all, lock, allocate, generate, render, compare, publish."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+from dataclasses import dataclass, field
+from typing import Any, Callable, ContextManager, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+
+from . import _envfile, _lock, _registry, _secrets, _spec
+from ._engine import Engine
+from ._errors import InvalidInput, MultibaseError, StateCorrupt
+from ._host import HostView
+from ._layout import ENV_FILE, MANIFEST_FILE, OVERRIDE_FILE, REMOVAL_PREFIX, STAGING_PREFIX, Layout
+from ._names import project_name
+from ._ports import PortRange, allocate_block
+from ._publish import FileSet, Publisher, sync_directory
+from ._registry import Allocation
+from ._release import Release
+from ._render import START_INTERVAL_ENGINE, HostFacts, Rendered, render_instance
+from ._subnets import SubnetAllocator, parse_network
+
+_DIRECTORY_MODE = 0o700
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked of a host, but for the instances themselves."""
+
+    layout: Layout
+    releases: Mapping[str, Release]
+    ports: PortRange
+    subnet_pool: Any
+    defaults: Mapping[str, Any]
+    keep_unmentioned: bool
+    confirmed: FrozenSet[str]
+    lock_timeout: float
+    check_mode: bool
+    with_diff: bool
+    cpus: int
+    now: int
+
+
+@dataclass
+class Result:
+    """What was done, or in check mode would be done, to one instance."""
+
+    name: str
+    state: str
+    changed: bool = False
+    actions: List[str] = field(default_factory=list)
+    ports: Mapping[str, int] = field(default_factory=dict)
+    urls: Mapping[str, str] = field(default_factory=dict)
+    directory: str = ""
+    warnings: List[str] = field(default_factory=list)
+    diff: List[Dict[str, str]] = field(default_factory=list)
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return what a module returns of it."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "changed": self.changed,
+            "actions": self.actions,
+            "ports": dict(self.ports),
+            "urls": dict(self.urls),
+            "directory": self.directory,
+        }
+
+
+@dataclass(frozen=True)
+class Existing:
+    """An instance that is on the host: its manifest and the variables of its ``.env``."""
+
+    manifest: Mapping[str, Any]
+    variables: Mapping[str, str]
+
+
+def read_existing(layout: Layout, name: str) -> Existing:
+    """Read a published instance. Raises StateCorrupt, naming file and variable, when something is lost or damaged.
+
+    A secret that was there when the file was written and is not there now is never made anew: services and data depend
+    on the old one.
+    """
+    manifest = _registry.read_manifest(layout, name)
+    path = layout.env(name)
+    try:
+        with open(path, encoding="utf-8") as stream:
+            variables = _envfile.parse(stream.read(), path)
+    except FileNotFoundError:
+        variables = {}
+    except UnicodeDecodeError as error:
+        raise StateCorrupt("{0} is not UTF-8 text; it is damaged".format(path)) from error
+    lost = [secret for secret in sorted(manifest.get("secrets") or {}) if not variables.get(secret)]
+    if lost:
+        raise StateCorrupt(
+            "{0} lacks {1}, which it had when it was written. Put the file back from a backup; it is not made anew, "
+            "because the database knows the old values".format(path, ", ".join(lost))
+        )
+    wrong = _secrets.problems(variables)
+    if wrong:
+        raise StateCorrupt("{0}: {1}".format(path, "; ".join(wrong)))
+    return Existing(manifest, variables)
+
+
+def edited_secrets(existing: Existing) -> List[str]:
+    """Return the names of generated secrets that are no longer those that were recorded."""
+    salt = str(existing.manifest.get("salt", ""))
+    return [
+        name
+        for name, recorded in sorted((existing.manifest.get("secrets") or {}).items())
+        if _secrets.fingerprint(existing.variables[name], salt) != recorded
+    ]
+
+
+class _Redactor:
+    """Replaces an instance's secrets, and the hash of the dashboard's password, by fingerprints in any text."""
+
+    def __init__(self, variables: Mapping[str, str], salt: str, fresh: bool) -> None:
+        self._salt = salt
+        self._fresh = fresh
+        replacements: Dict[str, str] = {}
+        for name in sorted(_secrets.SECRET_NAMES):
+            value = variables.get(name, "")
+            if value:
+                replacements.setdefault(value, self.shown(value))
+        password = variables.get("DASHBOARD_PASSWORD", "")
+        if password:
+            # Envoy's basic_auth knows SHA-1 only; that the hash is of 190 random bits does not make it presentable.
+            digest = hashlib.sha1(password.encode("utf-8"), usedforsecurity=False).digest()
+            replacements[base64.b64encode(digest).decode("ascii")] = self.shown(password)
+        self._replacements = sorted(replacements.items(), key=lambda pair: -len(pair[0]))
+
+    def shown(self, value: str) -> str:
+        return "(to be generated)" if self._fresh else _secrets.fingerprint(value, self._salt)
+
+    def text(self, text: str) -> str:
+        for value, replacement in self._replacements:
+            text = text.replace(value, replacement)
+        return text
+
+    def env(self, variables: Mapping[str, str]) -> str:
+        lines = []
+        for name, value in variables.items():
+            secret = name in _secrets.SECRET_NAMES and value
+            lines.append("{0}={1}".format(name, self.shown(value) if secret else value))
+        return "\n".join(lines) + "\n"
+
+
+@dataclass
+class _Plan:
+    """One instance between reading and writing."""
+
+    result: Result
+    rendered: Optional[Rendered] = None
+    existing: Optional[Existing] = None
+    changed_files: Dict[str, Tuple[bytes, int]] = field(default_factory=dict)
+    obsolete: List[str] = field(default_factory=list)
+
+
+class Converger:
+    """Brings the instances of one host to what was declared. ``engine`` returns the Engine, None where none is."""
+
+    def __init__(self, request: Request, engine: Callable[[], Optional[Engine]]) -> None:
+        self._request = request
+        self._layout = request.layout
+        self._engine_factory = engine
+        self._engine: Optional[Engine] = None
+        self._engine_asked = False
+        self._host = HostView(request.layout, self._engine_once)
+
+    def _engine_once(self) -> Optional[Engine]:
+        if not self._engine_asked:
+            self._engine, self._engine_asked = self._engine_factory(), True
+        return self._engine
+
+    def run(self, items: Sequence[Mapping[str, Any]]) -> List[Result]:
+        """Converge all ``items`` (each with ``name``, ``state`` and options); return one result each, in their order.
+
+        Raises InvalidInput with every mistake of every instance before the first write.
+        """
+        items = [_spec.without_unset(item) for item in items]
+        self._refuse(self._declared_problems(items))
+        with self._locked():
+            return self._converge(items)
+
+    def _locked(self) -> ContextManager[None]:
+        if self._request.check_mode:
+            return contextlib.nullcontext()
+        return _lock.exclusive(self._layout.registry_lock, self._request.lock_timeout)
+
+    @staticmethod
+    def _refuse(problems: Sequence[str]) -> None:
+        if problems:
+            raise InvalidInput(problems)
+
+    # Checks that need no host
+
+    def _declared_problems(self, items: Sequence[Mapping[str, Any]]) -> List[str]:
+        problems = _spec.name_problems([item.get("name") for item in items])
+        bases: Dict[int, str] = {}
+        for item in items:
+            name = item.get("name")
+            if item["state"] == "absent":
+                if name not in self._request.confirmed:
+                    problems.append(
+                        "instance {0}: deleting it deletes its data; name it in 'confirmed' as well".format(name)
+                    )
+                continue
+            _spec_built, found = self._build(item, None)
+            problems += ["instance {0}: {1}".format(name, problem) for problem in found]
+            base = item.get("port_base")
+            if base is not None:
+                if base in bases:
+                    problems.append(
+                        "instance {0}: port_base {1} is also asked for by {2}".format(name, base, bases[base])
+                    )
+                bases.setdefault(base, str(name))
+        return problems
+
+    def _build(
+        self, item: Mapping[str, Any], existing: Optional[Existing]
+    ) -> Tuple[Optional[_spec.InstanceSpec], List[str]]:
+        recorded: Mapping[str, Any] = {}
+        if existing is not None and self._request.keep_unmentioned:
+            recorded = existing.manifest.get("declared") or {}
+        declared = _spec.merge(recorded, item)
+        name = _spec.merge(self._request.defaults, declared).get("release", _spec.DEFAULT_RELEASE)
+        release = self._request.releases.get(name)
+        if release is None:
+            return None, [
+                "unknown release {0!r}; there are {1}".format(name, ", ".join(sorted(self._request.releases)) or "none")
+            ]
+        return _spec.build(declared, self._request.defaults, release)
+
+    # With the host
+
+    def _converge(self, items: Sequence[Mapping[str, Any]]) -> List[Result]:
+        allocations = _registry.load(self._layout)
+        plans: Dict[str, _Plan] = {}
+        present = [item for item in items if item["state"] == "present"]
+        absent = [item for item in items if item["state"] == "absent"]
+        problems = self._plan_present(present, allocations, plans)
+        problems += self._plan_absent(absent, allocations, plans)
+        self._refuse(problems)
+        if not self._request.check_mode:
+            self._discard_leftovers()
+            self._publish(plans)
+            self._remove([str(item["name"]) for item in absent if plans[str(item["name"])].result.changed], allocations)
+            _registry.save(self._layout, allocations)
+        return [plans[str(item["name"])].result for item in items]
+
+    def _plan_present(
+        self, items: Sequence[Mapping[str, Any]], allocations: Dict[str, Allocation], plans: Dict[str, _Plan]
+    ) -> List[str]:
+        problems: List[str] = []
+        ready: List[Tuple[Mapping[str, Any], _spec.InstanceSpec, Optional[Existing]]] = []
+        for item in items:
+            name = str(item["name"])
+            try:
+                existing = read_existing(self._layout, name) if name in allocations else None
+                self._refuse_foreign_directory(name, existing)
+            except MultibaseError as error:
+                problems.append("instance {0}: {1}".format(name, error))
+                continue
+            spec, found = self._build(item, existing)
+            wanted = item.get("port_base")
+            if existing is not None and wanted is not None and wanted != allocations[name].port_base:
+                found.append(
+                    "port_base {0}: it has {1}, and ports of an instance do not move".format(
+                        wanted, allocations[name].port_base
+                    )
+                )
+            problems += ["instance {0}: {1}".format(name, problem) for problem in found]
+            if spec is not None and not found:
+                ready.append((item, spec, existing))
+        if problems:
+            return problems
+        problems = self._allocate([spec for _item, spec, existing in ready if existing is None], allocations)
+        if problems:
+            return problems
+        version = self._host.engine_version() if ready else None
+        for _item, spec, existing in ready:
+            plans[spec.name] = self._plan_one(spec, allocations[spec.name], existing, version)
+        return []
+
+    def _refuse_foreign_directory(self, name: str, existing: Optional[Existing]) -> None:
+        directory = self._layout.project(name)
+        if existing is None and os.path.lexists(directory):
+            raise StateCorrupt("{0} exists, but holds no {1}; move it away first".format(directory, MANIFEST_FILE))
+
+    def _allocate(self, specs: Sequence[_spec.InstanceSpec], allocations: Dict[str, Allocation]) -> List[str]:
+        """Give each new instance a block and a subnet; those that ask for a certain block come first."""
+        if not specs:
+            return []
+        problems: List[str] = []
+        taken = self._host.taken_ports(allocations)
+        reserved = {allocation.port_base for allocation in allocations.values()}
+        networks = [parse_network(allocation.subnet) for allocation in allocations.values()]
+        subnets = SubnetAllocator(
+            self._request.subnet_pool,
+            self._host.taken_networks() + [network for network in networks if network is not None],
+        )
+        for spec in sorted(specs, key=lambda spec: spec.options["port_base"] is None):
+            try:
+                base = allocate_block(self._request.ports, taken, reserved, spec.options["port_base"])
+                reserved.add(base)
+                allocations[spec.name] = Allocation(base, subnets.allocate(), project_name(spec.name))
+            except MultibaseError as error:
+                problems.append("instance {0}: {1}".format(spec.name, error))
+        return problems
+
+    def _plan_one(
+        self,
+        spec: _spec.InstanceSpec,
+        allocation: Allocation,
+        existing: Optional[Existing],
+        engine_version: Optional[Tuple[int, ...]],
+    ) -> _Plan:
+        directory = self._layout.project(spec.name)
+        before: Mapping[str, str] = existing.variables if existing else {}
+        salt = str(existing.manifest["salt"]) if existing else _secrets.random_secret(22)
+        if engine_version is None:
+            start_interval = bool(existing and existing.manifest.get("start_interval"))
+        else:
+            start_interval = engine_version >= START_INTERVAL_ENGINE
+        secrets = dict(_secrets.fill_in(before, self._request.now))
+        for user_secret in _secrets.USER_NAMES:
+            secrets[user_secret] = before.get(user_secret, "") if self._request.keep_unmentioned else ""
+        if spec.smtp_password is not None:
+            secrets["SMTP_PASS"] = spec.smtp_password
+        rendered = render_instance(
+            spec,
+            self._request.releases[spec.options["release"]],
+            allocation,
+            secrets,
+            HostFacts(self._layout.root, self._request.cpus, start_interval),
+            salt,
+            hand_added=before,
+            override=os.path.isfile(os.path.join(directory, OVERRIDE_FILE)),
+        )
+        result = Result(
+            spec.name,
+            "present",
+            ports=rendered.manifest["ports"],
+            urls=rendered.manifest["urls"],
+            directory=directory,
+        )
+        plan = _Plan(result, rendered, existing)
+        self._compare(plan)
+        if existing is not None:
+            edited = edited_secrets(existing)
+            if edited:
+                result.warnings.append(
+                    "instance {0}: {1} in its .env was changed by hand; the new value is kept, but services that store "
+                    "it elsewhere (the database its roles' passwords) do not learn of it".format(
+                        spec.name, ", ".join(edited)
+                    )
+                )
+        return plan
+
+    def _compare(self, plan: _Plan) -> None:
+        """Find out which files differ, and word it."""
+        rendered, result = plan.rendered, plan.result
+        if rendered is None:
+            return
+        files = dict(rendered.files)
+        files[MANIFEST_FILE] = (rendered.manifest_bytes(), 0o600)
+        if plan.existing is None:
+            files.update(rendered.seeds)
+            plan.changed_files = files
+            result.changed, result.actions = True, ["created"]
+            if self._request.with_diff:
+                self._diff_new(plan)
+            return
+        for path, (content, mode) in files.items():
+            if _read(os.path.join(result.directory, path)) != (content, mode):
+                plan.changed_files[path] = (content, mode)
+        old = plan.existing.manifest.get("managed") or []
+        plan.obsolete = [
+            path for path in old if path not in files and os.path.lexists(os.path.join(result.directory, path))
+        ]
+        missing = [
+            path for path in sorted(rendered.directories) if not os.path.isdir(os.path.join(result.directory, path))
+        ]
+        result.actions = ["changed " + path for path in sorted(plan.changed_files)]
+        result.actions += ["removed " + path for path in plan.obsolete]
+        result.actions += ["created directory " + path for path in missing]
+        result.changed = bool(result.actions)
+        if self._request.with_diff:
+            self._diff_changed(plan)
+
+    def _diff_new(self, plan: _Plan) -> None:
+        if plan.rendered is None:
+            return
+        redactor = _Redactor(plan.rendered.variables, str(plan.rendered.manifest["salt"]), fresh=True)
+        listing = "".join("{0:04o} {1}\n".format(mode, path) for path, (_c, mode) in sorted(plan.changed_files.items()))
+        directory = plan.result.directory
+        plan.result.diff = [
+            {"before_header": directory, "after_header": directory, "before": "", "after": listing},
+            _diff_entry(os.path.join(directory, ENV_FILE), "", redactor.env(plan.rendered.variables)),
+        ]
+
+    def _diff_changed(self, plan: _Plan) -> None:
+        if plan.rendered is None or plan.existing is None:
+            return
+        salt = str(plan.rendered.manifest["salt"])
+        old = _Redactor(plan.existing.variables, salt, fresh=False)
+        new = _Redactor(plan.rendered.variables, salt, fresh=False)
+        for path, (content, mode) in sorted(plan.changed_files.items()):
+            full = os.path.join(plan.result.directory, path)
+            if path == ENV_FILE:
+                plan.result.diff.append(
+                    _diff_entry(full, old.env(plan.existing.variables), new.env(plan.rendered.variables))
+                )
+                continue
+            found = _read(full)
+            before = old.text(found[0].decode("utf-8", "replace")) if found else ""
+            after = new.text(content.decode("utf-8", "replace"))
+            if found and before == after and found[1] != mode:
+                before, after = "mode {0:04o}\n".format(found[1]), "mode {0:04o}\n".format(mode)
+            plan.result.diff.append(_diff_entry(full, before, after))
+        for path in plan.obsolete:
+            plan.result.diff.append(_diff_entry(os.path.join(plan.result.directory, path), "present\n", ""))
+
+    def _plan_absent(
+        self, items: Sequence[Mapping[str, Any]], allocations: Dict[str, Allocation], plans: Dict[str, _Plan]
+    ) -> List[str]:
+        problems: List[str] = []
+        for item in items:
+            name = str(item["name"])
+            directory = self._layout.project(name)
+            plan = plans[name] = _Plan(Result(name, "absent", directory=directory))
+            if name not in allocations:
+                if os.path.lexists(directory):
+                    problems.append(
+                        "instance {0}: {1} exists, but is no instance (no {2}); it is left alone".format(
+                            name, directory, MANIFEST_FILE
+                        )
+                    )
+                continue
+            engine = self._engine_once()
+            if engine is not None:
+                left = engine.left_of(allocations[name].project, name)
+                remaining = ["{0} {1}".format(kind[:-1], what) for kind, names in left.items() for what in names]
+                if remaining:
+                    problems.append(
+                        "instance {0}: its directory stays while there is still {1}; remove them first with "
+                        "playbooks/delete.yml or multibase.supabase.stack state=absent purge_volumes=true".format(
+                            name, ", ".join(remaining)
+                        )
+                    )
+                    continue
+            plan.result.changed, plan.result.actions = True, ["deleted"]
+            if self._request.with_diff:
+                plan.result.diff = [_diff_entry(directory, "present\n", "")]
+        return problems
+
+    # Writing
+
+    def _discard_leftovers(self) -> None:
+        """Finish removals and undo creations that an earlier run did not get to the end of."""
+        for prefix in (STAGING_PREFIX, REMOVAL_PREFIX):
+            for path in _registry.unpublished(self._layout, prefix):
+                shutil.rmtree(path)
+
+    def _publish(self, plans: Mapping[str, _Plan]) -> None:
+        os.makedirs(self._layout.projects, mode=0o755, exist_ok=True)
+        publisher = Publisher(self._layout.projects, STAGING_PREFIX)
+        for name, plan in plans.items():
+            if plan.rendered is None or not plan.result.changed:
+                continue
+            content = FileSet(plan.changed_files, plan.rendered.directories, last=MANIFEST_FILE)
+            if plan.existing is None:
+                publisher.add_tree(name, content, _DIRECTORY_MODE)
+            else:
+                publisher.change_tree(name, content)
+        publisher.commit()
+        for plan in plans.values():
+            for path in plan.obsolete:
+                os.unlink(os.path.join(plan.result.directory, path))
+
+    def _remove(self, names: Sequence[str], allocations: Dict[str, Allocation]) -> None:
+        """Delete instances: out of sight first, then out of the registry, then off the disk."""
+        for name in names:
+            doomed = os.path.join(self._layout.projects, REMOVAL_PREFIX + name)
+            os.rename(self._layout.project(name), doomed)
+            sync_directory(self._layout.projects)
+            del allocations[name]
+            _registry.save(self._layout, allocations)
+            shutil.rmtree(doomed)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._layout.record(name))
+
+
+def _diff_entry(path: str, before: str, after: str) -> Dict[str, str]:
+    return {"before_header": path, "after_header": path, "before": before, "after": after}
+
+
+def _read(path: str) -> Optional[Tuple[bytes, int]]:
+    """Return content and mode of a file of ours, None when it is missing or no plain file."""
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        with open(path, "rb") as stream:
+            return stream.read(), stat.S_IMODE(status.st_mode)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This file is private to the multibase.supabase collection; it may change at any time.
+"""Where things are below the root directory of a host."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import List
+
+ENV_FILE = ".env"
+MANIFEST_FILE = "instance.json"
+OVERRIDE_FILE = "docker-compose.override.yml"
+STAGING_PREFIX = ".staging-"
+REMOVAL_PREFIX = ".deleting-"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of a host, all below ``root`` (an absolute path)."""
+
+    root: str
+
+    @property
+    def projects(self) -> str:
+        return os.path.join(self.root, "projects")
+
+    @property
+    def state(self) -> str:
+        return os.path.join(self.root, "state")
+
+    @property
+    def registry(self) -> str:
+        return os.path.join(self.root, "registry.json")
+
+    def project(self, name: str) -> str:
+        """The directory that holds all of an instance."""
+        return os.path.join(self.projects, name)
+
+    def env(self, name: str) -> str:
+        return os.path.join(self.project(name), ENV_FILE)
+
+    def manifest(self, name: str) -> str:
+        return os.path.join(self.project(name), MANIFEST_FILE)
+
+    def record(self, name: str) -> str:
+        """What ``stack`` recorded after it last brought the instance up."""
+        return os.path.join(self.state, name + ".json")
+
+    def lock(self, name: str) -> str:
+        """The lock file of one instance."""
+        return os.path.join(self.state, "locks", name + ".lock")
+
+    @property
+    def registry_lock(self) -> str:
+        # No instance can have this name: a name begins with a letter.
+        return os.path.join(self.state, "locks", "_registry.lock")
+
+    def instance_names(self) -> List[str]:
+        """Names of the directories that hold a published instance, sorted."""
+        try:
+            entries = os.listdir(self.projects)
+        except FileNotFoundError:
+            return []
+        return sorted(entry for entry in entries if not entry.startswith(".") and os.path.isfile(self.manifest(entry)))

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This file is private to the multibase.supabase collection; it may change at any time.
+"""Sizes: the memory and processors that all services of one instance share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Iterable, Mapping
+
+
+@dataclass(frozen=True)
+class Size:
+    """The total of an instance: memory in MiB, processors in cores."""
+
+    memory: int
+    cpus: float
+
+
+SIZES: Dict[str, Size] = {
+    "small": Size(memory=2048, cpus=1.0),
+    "medium": Size(memory=4096, cpus=2.0),
+    "large": Size(memory=8192, cpus=4.0),
+}
+# Docker refuses limits below 6 MiB; below this no service of the stack starts.
+MINIMUM_MEMORY = 32
+
+
+def memory_limits(total: int, weights: Mapping[str, int], enabled: Iterable[str]) -> Dict[str, int]:
+    """Divide ``total`` MiB over the enabled services by weight. The parts add up to at most the total."""
+    chosen = sorted(enabled)
+    whole = sum(weights[service] for service in chosen)
+    return {service: max(MINIMUM_MEMORY, total * weights[service] // whole) for service in chosen}
+
+
+def cpu_limit(wanted: float, available: int) -> float:
+    """Return ``wanted`` cores, or all ``available`` ones where the host has fewer: Docker refuses more than it has."""
+    return min(wanted, float(max(1, available)))

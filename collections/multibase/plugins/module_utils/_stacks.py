@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This file is private to the multibase.supabase collection; it may change at any time.
+"""The life cycle of instances: start, stop, restart, remove; several at once, each only where something differs."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+
+from . import _lock, _registry, _secrets, _state
+from ._compose import Compose, Project, last_lines
+from ._engine import Container, Engine, services_of
+from ._errors import ComposeFailed, InvalidInput, MultibaseError
+from ._health import instance_health, service_health
+from ._instances import read_existing
+from ._layout import Layout
+from ._names import name_problem, project_name
+from ._process import Completed
+from ._publish import replace_file
+
+_POLL_SECONDS = 0.5
+_LOG_LINES = 3
+_EXPLAINED_SERVICES = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What shall be done. ``timeout`` is in seconds and holds for each instance."""
+
+    state: str
+    services: Tuple[str, ...] = ()
+    parallel: int = 4
+    timeout: float = 300.0
+    pull: str = "missing"
+    purge_volumes: bool = False
+    confirmed: FrozenSet[str] = frozenset()
+    lock_timeout: float = 60.0
+    check_mode: bool = False
+
+
+@dataclass
+class Result:
+    """What was done, or in check mode would be done, to one instance."""
+
+    name: str
+    changed: bool = False
+    state: str = ""
+    health: str = ""
+    actions: List[str] = field(default_factory=list)
+    failed: bool = False
+    msg: str = ""
+    seconds: float = 0.0
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return what a module returns of it."""
+        return {
+            "name": self.name,
+            "changed": self.changed,
+            "state": self.state,
+            "health": self.health,
+            "actions": self.actions,
+            "failed": self.failed,
+            "msg": self.msg,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+@dataclass(frozen=True)
+class Stack:
+    """An instance as far as its life cycle goes."""
+
+    name: str
+    project: str
+    services: FrozenSet[str]
+    managed: Tuple[str, ...]
+    compose: Project
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        return self.compose.variables
+
+
+def load_stack(layout: Layout, name: str) -> Stack:
+    """Read an instance from its directory. Raises StateCorrupt when it is damaged."""
+    existing = read_existing(layout, name)
+    return Stack(
+        name=name,
+        project=str(existing.manifest["project"]),
+        services=frozenset(existing.manifest["services"]),
+        managed=tuple(existing.manifest.get("managed") or ()),
+        compose=Project(layout.project(name), existing.variables),
+    )
+
+
+def redact(text: str, variables: Mapping[str, str]) -> str:
+    """Take an instance's secrets out of what its containers or Compose printed."""
+    for name in sorted(_secrets.SECRET_NAMES):
+        value = variables.get(name, "")
+        if len(value) >= 6:
+            text = text.replace(value, "***")
+    return text
+
+
+def changes(before: Sequence[Container], after: Sequence[Container]) -> List[str]:
+    """Word what happened to the containers of a project, one phrase per service that was touched."""
+    actions: List[str] = []
+    old: Dict[str, Set[str]] = {}
+    for container in before:
+        old.setdefault(container.service, set()).add(container.id)
+    running = {container.id for container in before if container.state == "running"}
+    for service in sorted(services_of(list(before)) | services_of(list(after))):
+        now = [container for container in after if container.service == service]
+        if not now:
+            actions.append("removed " + service)
+        elif service not in old:
+            actions.append("created " + service)
+        elif {container.id for container in now} != old[service]:
+            actions.append("recreated " + service)
+        elif any(container.state == "running" and container.id not in running for container in now):
+            actions.append("started " + service)
+        elif any(container.state != "running" and container.id in running for container in now):
+            actions.append("stopped " + service)
+    return actions
+
+
+class Runner:
+    """Carries out ``settings`` for instances of one host."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        engine: Engine,
+        compose: Compose,
+        settings: Settings,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._layout = layout
+        self._engine = engine
+        self._compose = compose
+        self._settings = settings
+        self._sleep = sleep
+
+    def run(self, names: Sequence[str]) -> List[Result]:
+        """Do it for all ``names``, some at once; one that fails does not keep the others from being done.
+
+        Returns one result each, in their order. Raises InvalidInput for names that are wrong or unknown before anything
+        is done, ComposeFailed when Compose is missing or too old.
+        """
+        self._check(names)
+        containers = self._engine.containers()
+        image_ids = self._engine.image_ids() if self._settings.state in ("started", "restarted") else {}
+        by_project: Dict[str, List[Container]] = {}
+        for container in containers:
+            by_project.setdefault(container.project, []).append(container)
+        with ThreadPoolExecutor(max_workers=max(1, self._settings.parallel)) as pool:
+            return list(pool.map(lambda name: self._one(name, by_project, image_ids), names))
+
+    def _check(self, names: Sequence[str]) -> None:
+        known = self._layout.instance_names()
+        problems: List[str] = []
+        for name in names:
+            problem = name_problem(name)
+            if problem:
+                problems.append(problem)
+            elif name not in known and self._settings.state != "absent":
+                problems.append(
+                    "instance {0}: there is none of this name here; there are: {1}".format(
+                        name, ", ".join(known) or "none"
+                    )
+                )
+            elif self._settings.purge_volumes and name not in self._settings.confirmed:
+                problems.append(
+                    "instance {0}: purge_volumes deletes data; name it in 'confirmed' as well".format(name)
+                )
+        for name in sorted({name for name in names if list(names).count(name) > 1}):
+            problems.append("instance {0}: named twice".format(name))
+        if problems:
+            raise InvalidInput(problems)
+
+    def _one(
+        self, name: str, by_project: Mapping[str, List[Container]], image_ids: Mapping[str, str]
+    ) -> Result:
+        result = Result(name)
+        started = time.monotonic()
+        deadline = started + self._settings.timeout
+        try:
+            if name not in self._layout.instance_names():
+                self._absent_already(name, result)
+            else:
+                stack = load_stack(self._layout, name)
+                action = getattr(self, "_" + self._settings.state)
+                action(stack, by_project.get(stack.project, []), image_ids, deadline, result)
+        except MultibaseError as error:
+            result.failed = True
+            result.msg = "instance {0}: {1}".format(name, error)
+        result.seconds = time.monotonic() - started
+        return result
+
+    # States
+
+    def _started(
+        self,
+        stack: Stack,
+        before: List[Container],
+        image_ids: Mapping[str, str],
+        deadline: float,
+        result: Result,
+    ) -> None:
+        digest = _state.input_digest(stack.compose.directory, stack.variables, stack.managed)
+        record = _registry.read_json(self._layout.record(stack.name))
+        reasons = _state.differences(record, digest, before, image_ids)
+        if self._settings.pull == "always" and not reasons:
+            reasons = ["newer images may be there"]
+        if not reasons:
+            self._finish(stack, list(record["services"]), deadline, result, before)
+            return
+        if self._settings.check_mode:
+            result.changed, result.actions = True, reasons
+            self._describe(stack, before, stack.services, result)
+            return
+        with self._locked(stack):
+            version = self._compose.version()
+            done = self._compose.up(stack.compose, self._settings.pull, self._left(deadline))
+            services = self._compose.services(stack.compose)
+            self._remove_switched_off(stack, services)
+            after = self._engine.containers(stack.project)
+            result.actions = changes(before, after)
+            result.changed = bool(result.actions)
+            if done.code != 0:
+                self._describe(stack, after, services, result)
+                raise ComposeFailed(self._explain(stack, after, services, self._complaint(stack, "up", done)))
+            self._finish(stack, services, deadline, result, after)
+            healthy = self._engine.containers(stack.project)
+            record = _state.make_record(digest, version, services, healthy)
+            replace_file(self._layout.record(stack.name), _state.record_bytes(record), 0o600)
+
+    def _restarted(
+        self,
+        stack: Stack,
+        before: List[Container],
+        image_ids: Mapping[str, str],
+        deadline: float,
+        result: Result,
+    ) -> None:
+        unknown = sorted(set(self._settings.services) - stack.services)
+        if unknown:
+            raise InvalidInput(
+                ["it has no service {0}; it has {1}".format(", ".join(unknown), ", ".join(sorted(stack.services)))]
+            )
+        if self._settings.check_mode:
+            services = ", ".join(self._settings.services) or "all services"
+            result.changed, result.actions = True, ["restarted " + services]
+            self._describe(stack, before, stack.services, result)
+            return
+        self._started(stack, before, image_ids, deadline, result)
+        touched = {action.split(" ", 1)[1] for action in result.actions}
+        wanted = sorted(set(self._settings.services or stack.services) - touched)
+        if wanted:
+            with self._locked(stack):
+                done = self._compose.restart(stack.compose, wanted, self._left(deadline))
+                if done.code != 0:
+                    raise ComposeFailed(self._complaint(stack, "restart", done))
+                result.changed = True
+                result.actions += ["restarted " + service for service in wanted]
+                self._finish(stack, sorted(stack.services), deadline, result, None)
+
+    def _stopped(
+        self,
+        stack: Stack,
+        before: List[Container],
+        image_ids: Mapping[str, str],
+        deadline: float,
+        result: Result,
+    ) -> None:
+        running = [container for container in before if container.running]
+        if not running:
+            self._describe(stack, before, stack.services, result)
+            return
+        if self._settings.check_mode:
+            result.changed, result.actions = True, ["stopped " + container.service for container in running]
+            self._describe(stack, before, stack.services, result)
+            return
+        with self._locked(stack):
+            done = self._compose.stop(stack.compose, self._left(deadline))
+            for container in self._engine.containers(stack.project):
+                if container.running:
+                    self._engine.stop(container.id)
+            after = self._engine.containers(stack.project)
+            result.actions = changes(before, after)
+            result.changed = bool(result.actions)
+            self._describe(stack, after, stack.services, result)
+            still = sorted(container.service for container in after if container.running)
+            if still:
+                raise ComposeFailed(
+                    "still running after stop: {0}. {1}".format(", ".join(still), self._complaint(stack, "stop", done))
+                )
+
+    def _absent(
+        self,
+        stack: Stack,
+        before: List[Container],
+        image_ids: Mapping[str, str],
+        deadline: float,
+        result: Result,
+    ) -> None:
+        result.state, result.health = "absent", "stopped"
+        there = self._left_over(stack.project, stack.name)
+        if not there:
+            return
+        if self._settings.check_mode:
+            result.changed, result.actions = True, ["removed " + what for what in there]
+            return
+        with self._locked(stack):
+            done = self._compose.down(stack.compose, self._settings.purge_volumes, self._left(deadline))
+            left = self._left_over(stack.project, stack.name)
+            result.actions = ["removed " + what for what in there if what not in left]
+            result.changed = bool(result.actions)
+            if left:
+                result.state = "partial"
+                raise ComposeFailed(
+                    "still there after down: {0}. {1}".format(", ".join(left), self._complaint(stack, "down", done))
+                )
+
+    def _absent_already(self, name: str, result: Result) -> None:
+        result.state, result.health = "absent", "stopped"
+        left = self._left_over(project_name(name), name)
+        if left:
+            raise ComposeFailed(
+                "it has no directory, but there is still {0}; remove them by hand with docker".format(", ".join(left))
+            )
+
+    # Steps
+
+    def _locked(self, stack: Stack) -> Any:
+        return _lock.exclusive(self._layout.lock(stack.name), self._settings.lock_timeout)
+
+    @staticmethod
+    def _left(deadline: float) -> float:
+        return max(1.0, deadline - time.monotonic())
+
+    @staticmethod
+    def _complaint(stack: Stack, verb: str, done: Completed) -> str:
+        if done.code == 124:
+            return "docker compose {0} did not end in time".format(verb)
+        return "docker compose {0} ended with {1}: {2}".format(
+            verb, done.code, redact(last_lines(done.errors, 3), stack.variables)
+        )
+
+    def _left_over(self, project: str, name: str) -> List[str]:
+        """Return what the Engine still has of an instance; its volumes count only when they are to go."""
+        left = self._engine.left_of(project, name)
+        kinds = ("containers", "networks", "volumes") if self._settings.purge_volumes else ("containers", "networks")
+        return ["{0} {1}".format(kind[:-1], what) for kind in kinds for what in left[kind]]
+
+    def _remove_switched_off(self, stack: Stack, services: Sequence[str]) -> None:
+        """Remove containers of services that are no longer part of the instance; Compose leaves them running."""
+        for container in self._engine.containers(stack.project):
+            if container.service not in services:
+                if container.running:
+                    self._engine.stop(container.id)
+                self._engine.remove(container.id)
+
+    def _describe(
+        self, stack: Stack, containers: Sequence[Container], expected: Iterable[str], result: Result
+    ) -> None:
+        result.health = instance_health(containers, expected)
+        result.state = "running" if any(container.running for container in containers) else "stopped"
+
+    def _finish(
+        self,
+        stack: Stack,
+        services: Sequence[str],
+        deadline: float,
+        result: Result,
+        containers: Optional[List[Container]],
+    ) -> None:
+        """Wait until all services are healthy. Raises ComposeFailed naming those that are not when time is up."""
+        while True:
+            if containers is None:
+                containers = self._engine.containers(stack.project)
+            self._describe(stack, containers, services, result)
+            if result.health == "healthy" or (self._settings.check_mode and not result.changed):
+                return
+            if time.monotonic() >= deadline:
+                raise ComposeFailed(
+                    self._explain(
+                        stack,
+                        containers,
+                        services,
+                        "not healthy after {0:.0f} s".format(self._settings.timeout),
+                    )
+                )
+            self._sleep(_POLL_SECONDS)
+            containers = None
+
+    def _explain(
+        self, stack: Stack, containers: Sequence[Container], services: Sequence[str], complaint: str
+    ) -> str:
+        """Name the services that are not healthy, with the last lines that they printed."""
+        order = {"unhealthy": 0, "stopped": 1, "starting": 2}
+        bad = sorted(
+            (container for container in containers if service_health(container) != "healthy"),
+            key=lambda container: (order[service_health(container)], container.service),
+        )
+        sentences = [complaint]
+        present = services_of(list(containers))
+        missing = sorted(set(services) - present)
+        if missing:
+            sentences.append("no container: {0}".format(", ".join(missing)))
+        for container in bad[:_EXPLAINED_SERVICES]:
+            printed = redact(last_lines(self._engine.logs(container.id, _LOG_LINES), _LOG_LINES), stack.variables)
+            sentences.append(
+                "service {0} is {1} ({2}); it last printed: {3}".format(
+                    container.service, service_health(container), container.status, printed
+                )
+            )
+        if len(bad) > _EXPLAINED_SERVICES:
+            rest = ", ".join(container.service for container in bad[_EXPLAINED_SERVICES:])
+            sentences.append("also not healthy: {0}".format(rest))
+        return ". ".join(sentences)

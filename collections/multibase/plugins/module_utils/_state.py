@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This file is private to the multibase.supabase collection; it may change at any time.
+"""What was recorded when an instance last came up, and whether it is still so.
+
+With the record, a run that finds nothing to do needs two calls to the Engine for all instances of a host and no Compose
+process. ``docker compose config --hash`` would be no substitute: it differs from the label in some cases, depends on
+the path, and does not see mounted files (measured).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from ._compose import compose_files
+from ._engine import Container
+from ._layout import ENV_FILE
+
+SCHEMA = 1
+
+
+def input_digest(directory: str, variables: Mapping[str, str], managed: Sequence[str]) -> str:
+    """Return a digest of everything that decides what Compose makes of an instance.
+
+    That is the ``.env``, every Compose file with the user's override, and the mounted files that are ours
+    (``managed``, paths relative to ``directory``). A file that is missing counts as such.
+    """
+    digest = hashlib.sha256()
+    for relative in [ENV_FILE, *compose_files(variables, directory), *sorted(managed)]:
+        digest.update(relative.encode("utf-8") + b"\0")
+        try:
+            with open(os.path.join(directory, relative), "rb") as stream:
+                digest.update(hashlib.sha256(stream.read()).digest())
+        except FileNotFoundError:
+            digest.update(b"missing")
+    return digest.hexdigest()
+
+
+def make_record(
+    digest: str, compose_version: str, services: Sequence[str], containers: Sequence[Container]
+) -> Dict[str, Any]:
+    """Return what is written to ``state/<name>.json`` after a successful start."""
+    return {
+        "schema": SCHEMA,
+        "digest": digest,
+        "compose": compose_version,
+        "services": {
+            service: sorted(
+                [container.config_hash, container.image, container.image_id]
+                for container in containers
+                if container.service == service
+            )
+            for service in sorted(services)
+        },
+    }
+
+
+def record_bytes(record: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a record."""
+    return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode("utf-8")
+
+
+def differences(
+    record: Optional[Mapping[str, Any]],
+    digest: str,
+    containers: Sequence[Container],
+    image_ids: Mapping[str, str],
+) -> List[str]:
+    """Say why an instance is not as recorded, one reason each; an empty list means that it is.
+
+    ``image_ids`` maps a tag to the image it stands for now. Health is no reason: Compose would not change it.
+    """
+    if not record or record.get("schema") != SCHEMA:
+        return ["it was not started before"]
+    reasons: List[str] = []
+    if record.get("digest") != digest:
+        reasons.append("its configuration changed")
+    recorded: Mapping[str, Any] = record.get("services") or {}
+    for service in sorted({container.service for container in containers} - set(recorded)):
+        reasons.append("service {0} runs although it is not part of it".format(service))
+    for service, rows in sorted(recorded.items()):
+        found = [container for container in containers if container.service == service]
+        if len(found) != len(rows):
+            reasons.append("service {0} has {1} containers instead of {2}".format(service, len(found), len(rows)))
+        elif any(container.state != "running" for container in found):
+            reasons.append("service {0} does not run".format(service))
+        elif sorted([container.config_hash, container.image, container.image_id] for container in found) != [
+            list(row) for row in rows
+        ]:
+            reasons.append("service {0} was changed by somebody else".format(service))
+        elif any(image_ids.get(row[1], row[2]) != row[2] for row in rows):
+            reasons.append("service {0} has a newer image on this host".format(service))
+    return reasons

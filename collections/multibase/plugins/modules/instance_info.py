@@ -1,0 +1,164 @@
+#!/usr/bin/python
+# Copyright: Multibase contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: instance_info
+short_description: Tell everything known about the instances of a host
+version_added: 0.1.0
+description:
+  - Tells ports, addresses, release, services, state and health of instances. It never tells a secret and never
+    changes anything.
+author:
+  - Multibase contributors (@multibase)
+extends_documentation_fragment:
+  - multibase.supabase._attributes
+  - multibase.supabase._attributes.host
+attributes:
+  check_mode:
+    support: full
+    details:
+      - This module changes nothing.
+  diff_mode:
+    support: none
+    details:
+      - This module changes nothing.
+  idempotent:
+    support: full
+options:
+  instances:
+    description:
+      - Names of the instances to tell about. All on the host when empty.
+      - A name that the host does not have is left out, so that one list serves several hosts.
+    type: list
+    elements: str
+    default: []
+seealso:
+  - module: multibase.supabase.instance
+"""
+
+EXAMPLES = r"""
+- name: Everything about all instances
+  multibase.supabase.instance_info:
+  register: known
+"""
+
+RETURN = r"""
+instances:
+  description: One element per instance, sorted by name.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the instance.
+      type: str
+      returned: success
+      sample: acme
+    state:
+      description: V(running), V(partial), V(stopped), V(created) before the first start, V(damaged), or V(unknown)
+        without an Engine.
+      type: str
+      returned: success
+      sample: running
+    health:
+      description: V(healthy), V(starting), V(degraded), V(unhealthy), V(stopped) or V(unknown).
+      type: str
+      returned: success
+      sample: healthy
+    problem:
+      description: What is wrong with a damaged instance.
+      type: str
+      returned: success
+      sample: ""
+    directory:
+      description: Directory of the instance on the host.
+      type: str
+      returned: success
+      sample: /opt/multibase/projects/acme
+    project:
+      description: Its Compose project.
+      type: str
+      returned: success
+      sample: multibase-acme
+    release:
+      description: Release of its stack.
+      type: str
+      returned: success
+      sample: 0.8.2
+    gateway:
+      description: Its gateway.
+      type: str
+      returned: success
+      sample: envoy
+    size:
+      description: Its size.
+      type: str
+      returned: success
+      sample: medium
+    bind_address:
+      description: Address that its ports are bound to.
+      type: str
+      returned: success
+      sample: 127.0.0.1
+    ports:
+      description: Published ports by purpose.
+      type: dict
+      returned: success
+      sample: {gateway_http: 20000}
+    urls:
+      description: Where it can be reached, without passwords.
+      type: dict
+      returned: success
+      sample: {api: "http://127.0.0.1:20000"}
+    subnet:
+      description: Its network.
+      type: str
+      returned: success
+      sample: 10.213.0.0/26
+    services:
+      description: Its services, each with name, state, health, status, image, container and published ports.
+      type: list
+      elements: dict
+      returned: success
+      sample: [{name: db, state: running, health: healthy}]
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.multibase.supabase.plugins.module_utils import _engine
+from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
+from ansible_collections.multibase.supabase.plugins.module_utils._info import describe_all
+from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
+
+
+def main():
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "default": "/opt/multibase"},
+            "docker_host": {"type": "str", "default": _engine.DEFAULT_HOST},
+            "instances": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    layout = Layout(os.path.abspath(module.params["root"]))
+    wanted = set(module.params["instances"])
+    try:
+        names = [name for name in layout.instance_names() if not wanted or name in wanted]
+        engine = _engine.connect_if_present(module.params["docker_host"]) if names else None
+        instances = describe_all(layout, names, engine)
+    except MultibaseError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg="{0}: {1}".format(error.filename or layout.root, error.strerror or error))
+    module.exit_json(changed=False, instances=instances)
+
+
+if __name__ == "__main__":
+    main()
