@@ -48,6 +48,8 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, FrozenSet, List, Optional, Tuple
 from urllib.parse import urlsplit
 
+from ._errors import MultibaseError
+
 __all__ = ["CLUSTER_PORTS", "KEY_CHECK_LUA", "ROUTES", "GatewayError", "GatewaySpec", "Route", "envoy_config", "render"]
 
 Json = Dict[str, Any]
@@ -93,7 +95,7 @@ PREFIX = "prefix"
 EXACT = "path"
 
 
-class GatewayError(ValueError):
+class GatewayError(MultibaseError):
     """A GatewaySpec that cannot be turned into a safe configuration; the message lists every reason, no secrets."""
 
 
@@ -834,7 +836,11 @@ def _listener(spec: GatewaySpec) -> Json:
 
 
 def _cluster(service: str) -> Json:
-    """Names are looked up again every 5 s (Envoy's default), so a recreated container is found.
+    """Names are looked up again every 5 s, so a recreated container is found.
+
+    While a stack starts, the gateway may be there before a service. Docker passes a name that it does not know yet on to
+    the host's name servers; a lookup is therefore given up after a second and soon made again, so that the name is known
+    by the time the service is healthy.
 
     No active health checks: a connection error answers 503 at once, and probes of many instances cost CPU.
     """
@@ -844,8 +850,20 @@ def _cluster(service: str) -> Json:
     http_options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     return {
         "name": service,
-        "type": "STRICT_DNS",
-        "dns_lookup_family": "V4_PREFERRED",
+        "cluster_type": _typed(
+            "envoy.cluster.dns",
+            "envoy.extensions.clusters.dns.v3.DnsCluster",
+            dns_lookup_family="V4_ONLY",
+            dns_refresh_rate="5s",
+            dns_failure_refresh_rate={"base_interval": "0.25s", "max_interval": "0.5s"},
+            typed_dns_resolver_config=_typed(
+                "envoy.network.dns_resolver.cares",
+                "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+                dns_resolver_options={"no_default_search_domain": True},
+                query_timeout_seconds=1,
+                query_tries=1,
+            ),
+        ),
         "connect_timeout": "5s",
         "per_connection_buffer_limit_bytes": BUFFER_LIMIT_BYTES,
         "circuit_breakers": {"thresholds": [limits]},

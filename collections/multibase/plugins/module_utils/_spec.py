@@ -188,8 +188,12 @@ def _option_problems(options: Mapping[str, Any], services: FrozenSet[str]) -> Li
         problems.append("bind_address {0!r} is no IPv4 address".format(options["bind_address"]))
     for key in ("public_url", "site_url"):
         problem = _url_problem(options[key]) if options[key] else None
+        if problem is None and key == "public_url" and urlsplit(options[key]).path.strip("/"):
+            problem = "the gateway serves whole hosts; a path is not possible"
         if problem:
             problems.append("{0} {1!r}: {2}".format(key, options[key], problem))
+    if "*" in options["cors_origins"] and len(options["cors_origins"]) > 1:
+        problems.append("cors_origins: '*' allows every origin, so nothing else can stand beside it")
     for origin in options["cors_origins"]:
         problem = None if origin == "*" else _url_problem(origin)
         if problem is None and origin != "*" and urlsplit(origin).path:

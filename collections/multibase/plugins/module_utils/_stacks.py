@@ -21,6 +21,8 @@ from ._process import Completed
 from ._publish import replace_file
 
 _POLL_SECONDS = 0.5
+_DOWN_ATTEMPTS = 3
+_DOWN_PAUSE_SECONDS = 2.0
 _LOG_LINES = 3
 _EXPLAINED_SERVICES = 3
 
@@ -313,15 +315,25 @@ class Runner:
             result.changed, result.actions = True, ["removed " + what for what in there]
             return
         with self._locked(stack):
-            done = self._compose.down(stack.compose, self._settings.purge_volumes, self._left(deadline))
-            left = self._left_over(stack.project, stack.name)
+            # The Engine may still count a container that is gone as an endpoint of the network; it forgets it in a moment.
+            for attempt in range(_DOWN_ATTEMPTS):
+                if attempt:
+                    self._sleep(_DOWN_PAUSE_SECONDS)
+                done = self._compose.down(stack.compose, self._settings.purge_volumes, self._left(deadline))
+                left = self._left_over(stack.project, stack.name)
+                if not left:
+                    break
             result.actions = ["removed " + what for what in there if what not in left]
             result.changed = bool(result.actions)
             if left:
                 result.state = "partial"
-                raise ComposeFailed(
-                    "still there after down: {0}. {1}".format(", ".join(left), self._complaint(stack, "down", done))
+                complaint = "still there after down: {0}. {1}".format(
+                    ", ".join(left), self._complaint(stack, "down", done)
                 )
+                if "active endpoints" in done.errors:
+                    # Seen with Engine 20.10: it counts an endpoint that no container has, until it is restarted.
+                    complaint += ". If no container uses the network, restart Docker and run this again"
+                raise ComposeFailed(complaint)
 
     def _absent_already(self, name: str, result: Result) -> None:
         result.state, result.health = "absent", "stopped"
