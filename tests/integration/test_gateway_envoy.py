@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
-from integration import gateway_support as support
 
 from ansible_collections.multibase.supabase.plugins.module_utils import _gateway
+from integration import gateway_support as support
 
 ANON, SERVICE = "eyJ.anon.legacy", "eyJ.service.legacy"
 PUBLISHABLE, SECRET = "sb_publishable_abc", "sb_secret_abc"

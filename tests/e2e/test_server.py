@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a bare server to running instances and back, looked at from outside. The tests build on each other, in order."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any, Dict, List
+
+import yaml
+
+from e2e.server import CONTAINER, REPOSITORY, ROOT, Server, undecorated
+
+HTTP = """
+import base64, urllib.error, urllib.request
+result = []
+for call in data:
+    request = urllib.request.Request(call["url"], headers=call.get("headers", {}), method=call.get("method", "GET"))
+    try:
+        with urllib.request.urlopen(request, timeout=15) as answer:
+            result.append([answer.status, answer.read().decode("utf-8", "replace"), dict(answer.headers)])
+    except urllib.error.HTTPError as error:
+        result.append([error.code, error.read().decode("utf-8", "replace"), dict(error.headers)])
+"""
+SQL = """
+import psycopg
+with psycopg.connect(**data["connection"], connect_timeout=10) as connection:
+    result = [list(map(str, row)) for row in (connection.execute(data["query"]).fetchall() if data["fetch"] else [])
+              ] if data["fetch"] else connection.execute(data["query"]).statusmessage
+"""
+
+
+def http(server: Server, calls: List[Dict[str, Any]]) -> List[Any]:
+    """Make HTTP calls from the host and return [status, body, headers] of each."""
+    return list(server.inside(HTTP, calls))
+
+
+def sql(server: Server, name: str, query: str, port: str = "POOLER_PROXY_PORT_SESSION", fetch: bool = True) -> Any:
+    """Run one statement in an instance's database, by default through the pooler."""
+    variables = server.variables(name)
+    user = "postgres" if port == "POSTGRES_PUBLISHED_PORT" else "postgres." + name
+    connection = {
+        "host": "127.0.0.1",
+        "port": variables[port],
+        "user": user,
+        "password": variables["POSTGRES_PASSWORD"],
+        "dbname": "postgres",
+    }
+    return server.inside(SQL, {"connection": connection, "query": query, "fetch": fetch})
+
+
+def recap_changed(output: str) -> List[int]:
+    """Return the numbers behind ``changed=`` in Ansible's recaps."""
+    return [int(number) for number in re.findall(r"changed=(\d+)", output)]
+
+
+def test_check_mode_on_a_bare_host_works_and_changes_nothing(server: Server) -> None:
+    def fingerprint() -> str:
+        find = "find /etc /opt /usr /root /var/lib/dpkg /srv -xdev -printf '%p %m %s %T@\\n' | sort | sha256sum"
+        return server.run("sh", "-c", find)
+
+    before = fingerprint()
+    output = server.molecule("check", verbose=True)
+    assert fingerprint() == before
+    assert not server.succeeds("test", "-e", ROOT)
+    assert not server.succeeds("sh", "-c", "command -v dockerd")
+    assert "acme" in output
+
+
+def test_site_and_again_without_a_change(server: Server) -> None:
+    server.molecule("converge", verbose=True)
+    server.collect_canaries()
+    output = server.molecule("idempotence")
+    assert recap_changed(output)[-1:] == [0]
+    server.molecule("verify")
+
+
+def test_gateway_lets_in_who_has_the_right_key(server: Server) -> None:
+    variables = server.variables("acme")
+    base = "http://127.0.0.1:" + variables["API_GW_HTTP_PORT"]
+    anon = {"apikey": variables["ANON_KEY"]}
+    service = {"apikey": variables["SERVICE_ROLE_KEY"]}
+    expected = [
+        ("/rest/v1/table", {}, 401),
+        ("/rest/v1/table", {"apikey": "wrong"}, 401),
+        ("/rest/v1/table", anon, 200),
+        ("/rest/v1/table", service, 200),
+        ("/rest/v1/", anon, 403),
+        ("/auth/v1/settings", {}, 401),
+        ("/auth/v1/settings", anon, 200),
+        ("/auth/v1/verify", {}, 200),
+        ("/storage/v1/status", {}, 200),
+        ("/pg/tables", {}, 401),
+        ("/pg/tables", anon, 403),
+        ("/pg/tables", service, 200),
+        ("/functions/v1/hello", anon, 200),
+        ("/realtime/v1/api/tenants", service, 403),
+        ("/", {}, 401),
+        ("/", {"Authorization": "Basic c3VwYWJhc2U6d3Jvbmc="}, 401),
+    ]
+    answers = http(server, [{"url": base + path, "headers": headers} for path, headers, _status in expected])
+    assert [answer[0] for answer in answers] == [status for _path, _headers, status in expected]
+    # Real services answer behind it: postgres-meta and Deno.
+    tables = json.loads(answers[11][1])
+    assert {"auth", "storage"} <= {table["schema"] for table in tables}
+    assert "Hello" in answers[12][1]
+    for _status, _body, headers in answers:
+        assert not {"server", "via", "x-powered-by"} & {header.lower() for header in headers}
+        assert not [header for header in headers if header.lower().startswith("x-envoy")]
+
+
+def test_studio_is_behind_the_dashboard_password(server: Server) -> None:
+    variables = server.variables("acme")
+    user = "{0}:{1}".format(variables["DASHBOARD_USERNAME"], variables["DASHBOARD_PASSWORD"])
+    headers = {"Authorization": "Basic " + base64.b64encode(user.encode()).decode()}
+    base = "http://127.0.0.1:" + variables["API_GW_HTTP_PORT"]
+    ((status, body, _headers),) = http(server, [{"url": base + "/project/default", "headers": headers}])
+    assert status == 200
+    assert json.loads(body)["service"] == "studio"
+
+
+def test_keys_of_one_instance_are_refused_by_another(server: Server) -> None:
+    base = "http://127.0.0.1:" + server.variables("beta")["API_GW_HTTP_PORT"]
+    key = server.variables("acme")["SERVICE_ROLE_KEY"]
+    assert http(server, [{"url": base + "/rest/v1/table", "headers": {"apikey": key}}])[0][0] == 401
+
+
+def test_row_is_written_and_read_through_postgres(server: Server) -> None:
+    sql(server, "acme", "create table public.notes (id int primary key, body text)", fetch=False)
+    sql(server, "acme", "insert into public.notes values (1, 'kept')", "POOLER_PROXY_PORT_TRANSACTION", fetch=False)
+    assert sql(server, "acme", "select body from public.notes", "POSTGRES_PUBLISHED_PORT") == [["kept"]]
+    assert sql(server, "beta", "select count(*) from pg_tables where tablename = 'notes'") == [["0"]]
+    databases = sql(server, "acme", "select datname from pg_database order by 1", "POSTGRES_PUBLISHED_PORT")
+    assert ["_supabase"] in databases
+
+
+def test_ports_are_those_of_the_registry_and_on_loopback_only(server: Server) -> None:
+    registry = server.registry()
+    expected = set()
+    for name, offsets in (("acme", (0, 3, 4, 5)), ("beta", (0, 3, 4))):
+        expected |= {"127.0.0.1:{0}".format(registry[name]["port_base"] + offset) for offset in offsets}
+    listening = {line.split()[3] for line in server.run("ss", "-Hltn").splitlines()}
+    assert {address for address in listening if re.search(r":2\d{4}$", address)} == expected
+
+
+def test_instances_cannot_reach_each_other(server: Server) -> None:
+    def address(name: str, service: str) -> str:
+        identity = server.containers(name)[service]
+        form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        return server.run("docker", "inspect", "--format", form, identity).strip()
+
+    def reaches(name: str, host: str, port: int) -> bool:
+        probe = "timeout 3 bash -c 'exec 3<>/dev/tcp/{0}/{1}'".format(host, port)
+        return server.succeeds("docker", "exec", server.containers(name)["auth"], "bash", "-c", probe)
+
+    assert reaches("beta", address("beta", "db"), 5432), "the probe itself does not work"
+    assert not reaches("beta", address("acme", "db"), 5432)
+    assert not reaches("beta", address("acme", "api-gw"), 8000)
+    assert not server.succeeds("docker", "exec", server.containers("beta")["auth"], "getent", "hosts", "studio")
+
+
+def test_other_users_of_the_host_see_nothing(server: Server) -> None:
+    modes = server.run("stat", "--format", "%a", ROOT + "/projects/acme", ROOT + "/projects/acme/.env")
+    assert modes.split() == ["700", "600"]
+    for path in ("projects/acme/.env", "projects/acme/volumes/api/envoy.json", "registry.json"):
+        nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        assert not server.succeeds(*nobody, "cat", ROOT + "/" + path)
+
+
+def test_images_came_from_the_hosts_own_registry(server: Server) -> None:
+    images = server.run("docker", "images", "--digests", "--format", "{{.Repository}} {{.Digest}}").splitlines()
+    assert images
+    for line in images:
+        repository, digest = line.split()
+        assert repository.startswith("registry.multibase.test:5000/") and digest.startswith("sha256:")
+
+
+def test_list_and_status(server: Server) -> None:
+    listed = json.loads(server.multibase("list", "--json").stdout)
+    assert [(entry["host"], entry["name"], entry["state"], entry["health"]) for entry in listed["instances"]] == [
+        ("server", "acme", "running", "healthy"),
+        ("server", "beta", "running", "healthy"),
+    ]
+    base = server.registry()["beta"]["port_base"]
+    assert listed["instances"][1]["ports"] == {
+        "gateway_http": base,
+        "pooler_session": base + 3,
+        "pooler_transaction": base + 4,
+    }
+    assert listed["instances"][1]["urls"]["api"] == "http://127.0.0.1:{0}".format(base)
+    table = server.multibase("list").stdout
+    assert "acme" in table and "healthy" in table and not table.startswith("{")
+    assert "supavisor" in server.multibase("status", "beta").stdout
+
+
+def test_stop_keeps_every_volume_and_the_data(server: Server) -> None:
+    volumes, secrets = server.volumes("acme"), server.variables("acme")
+    server.multibase("stop", "acme", verbose=True)
+    assert server.volumes("acme") == volumes != []
+    running = server.run(
+        "docker", "ps", "--quiet", "--filter", "label=com.docker.compose.project=multibase-acme"
+    ).split()
+    assert running == []
+    assert json.loads(server.multibase("list", "--json").stdout)["instances"][0]["state"] == "stopped"
+    server.multibase("start", "acme")
+    assert server.variables("acme") == secrets
+    assert sql(server, "acme", "select body from public.notes") == [["kept"]]
+
+
+def test_restart_of_one_service(server: Server) -> None:
+    before = server.containers("acme")
+    started = server.run("docker", "inspect", "--format", "{{.State.StartedAt}}", before["auth"])
+    server.multibase("restart", "acme", "--service", "auth")
+    assert server.containers("acme") == before
+    assert server.run("docker", "inspect", "--format", "{{.State.StartedAt}}", before["auth"]) != started
+
+
+def test_create_from_the_command_line_and_change_one_option(server: Server) -> None:
+    off = without("studio", "meta", "realtime", "storage", "imgproxy")
+    server.multibase("create", "gamma", "--size", "small", *off)
+    server.collect_canaries()
+    before = server.containers("gamma")
+    secrets = server.variables("gamma")
+    server.multibase("create", "gamma", "--site-url", "https://app.example.com", verbose=True)
+    after = server.containers("gamma")
+    assert set(after) == {"api-gw", "auth", "db", "functions", "rest", "supavisor"}
+    # The site's origin is allowed by the gateway and known to Auth; nothing else has to do with it.
+    assert {service for service in after if after[service] != before[service]} == {"api-gw", "auth"}
+    assert server.variables("gamma")["POSTGRES_PASSWORD"] == secrets["POSTGRES_PASSWORD"]
+    assert server.variables("gamma")["MULTIBASE_MEMORY_DB"] == secrets["MULTIBASE_MEMORY_DB"]
+
+
+def without(*services: str) -> List[str]:
+    return [word for service in services for word in ("--without", service)]
+
+
+def test_bad_input_is_refused_with_all_errors_before_anything_is_written(server: Server) -> None:
+    find = "find {0} -path '*/volumes/db' -prune -o -printf '%p %s %T@\\n' | sort".format(ROOT)
+    before = server.run("sh", "-c", find)
+
+    def refused(variables: Dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        site = ["ansible-playbook", "--inventory", str(server.inventory), "playbooks/site.yml"]
+        return server.command("bad input", [*site, "--extra-vars", json.dumps(variables)], succeeds=False)
+
+    extra: Dict[str, Any] = {
+        "multibase_instances": [
+            {"name": "Bad_Name"},
+            {"name": "one", "services": {"postgrest": True, "db": False}},
+            {"name": "one"},
+            {"name": "two", "release": "9.9", "colour": "blue"},
+            {"name": "three", "size": "huge"},
+        ]
+    }
+    done = refused(extra)
+    assert done.returncode != 0
+    text = re.sub(r"\s+", " ", done.stdout)
+    assert "Traceback" not in done.stdout + done.stderr
+    for problem in ("two", "colour", "three", "huge"):
+        assert problem in text
+    del extra["multibase_instances"][3]["colour"]
+    extra["multibase_instances"].pop()
+    done = refused(extra)
+    text = re.sub(r"\s+", " ", done.stdout)
+    for problem in ("Bad_Name", "unknown service 'postgrest'", "db cannot be switched off", "declared twice", "9.9"):
+        assert problem in text
+    assert server.run("sh", "-c", find) == before
+
+
+def test_unknown_instance_is_named_with_those_that_exist(server: Server) -> None:
+    done = server.multibase("stop", "nobody", succeeds=False)
+    assert done.returncode != 0
+    assert "nobody" in done.stderr and "acme" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_delete_without_a_terminal_needs_yes(server: Server) -> None:
+    assert server.multibase("delete", "gamma", succeeds=False).returncode != 0
+    assert "gamma" in server.registry()
+
+
+def test_delete_removes_only_its_own_things(server: Server) -> None:
+    others = {name: (server.containers(name), server.volumes(name)) for name in ("acme", "beta")}
+    server.multibase("delete", "gamma", "--yes", verbose=True)
+    assert "gamma" not in server.registry()
+    assert not server.succeeds("test", "-e", ROOT + "/projects/gamma")
+    assert server.containers("gamma") == {} and server.volumes("gamma") == []
+    networks = server.run("docker", "network", "ls", "--format", "{{.Name}}").split()
+    assert "multibase-gamma_default" not in networks and "multibase-acme_default" in networks
+    assert {name: (server.containers(name), server.volumes(name)) for name in ("acme", "beta")} == others
+    assert sql(server, "acme", "select body from public.notes") == [["kept"]]
+    assert server.multibase("delete", "gamma", "--yes", succeeds=False).returncode != 0
+
+
+def test_sample_pipeline(server: Server, tmp_path: Path) -> None:
+    pipeline = yaml.safe_load((REPOSITORY / "docs" / "examples" / "pipeline.yml").read_text())
+    ran = 0
+    for stage in pipeline["stages"]:
+        for line in [*pipeline["default"]["before_script"], *pipeline[stage]["script"]]:
+            # The pipeline leaves its artefact in the checkout; ours is not to be littered.
+            line = line.replace("instances.json", shlex.quote(str(tmp_path / "instances.json")))
+            server.command("pipeline " + stage, ["bash", "-euo", "pipefail", "-c", line])
+            ran += 1
+    assert ran >= 8
+    assert json.loads((tmp_path / "instances.json").read_text())["instances"]
+
+
+def test_every_run_is_recorded_with_verb_and_instance(server: Server) -> None:
+    done = server.command("ara", ["ara", "playbook", "list", "--format", "json", "--limit", "200"])
+    runs = json.loads(done.stdout[done.stdout.index("[") :])
+    names = {str(run.get("name")) for run in runs}
+    assert {"multibase stop acme", "multibase delete gamma", "multibase create gamma"} <= names
+    labels = server.command("ara", ["ara", "playbook", "list", "--label", "verb:delete", "--format", "json"])
+    assert "multibase delete gamma" in labels.stdout
+
+
+def test_no_secret_anywhere(server: Server) -> None:
+    scanner = server.scanner
+    found: List[str] = []
+    for label, output in server.outputs.items():
+        found += scanner.search("output of " + label, undecorated(output))
+    found += scanner.search_commands()
+    databases = list(server.ara.rglob("*.sqlite"))
+    assert databases
+    for database in databases:
+        found += scanner.search_database(database)
+    found += scanner.search_files(path for path in server.ara.rglob("*") if path.suffix != ".sqlite")
+    journal = subprocess.run(
+        ["docker", "exec", CONTAINER, "journalctl", "--no-pager", "--all"], capture_output=True, check=True
+    ).stdout
+    assert len(journal) > 10000
+    found += scanner.search("journal", journal)
+    left = "find /tmp /var/tmp /root /var/log /run -xdev -type f -size -20M -not -path '/run/credentials/*'"
+    temporary = subprocess.run(
+        ["docker", "exec", CONTAINER, "sh", "-c", left + " -exec cat {} +"], capture_output=True, check=False
+    ).stdout
+    found += scanner.search("temporary files and logs of the host", temporary)
+    logs = subprocess.run(
+        ["docker", "exec", CONTAINER, "sh", "-c", "for c in $(docker ps -aq); do docker logs $c 2>&1; done"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    found += scanner.search("containers' logs", logs)
+    found += scanner.search_repository(REPOSITORY)
+    assert scanner.samples > 100 and scanner.commands > 500
+    assert found == []

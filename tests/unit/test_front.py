@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command ./multibase, with a program in the place of ansible-playbook that records how it was called."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+VERBS = ["site", "create", "start", "stop", "restart", "status", "list", "delete"]
+ACME: Dict[str, Any] = {
+    "name": "acme",
+    "host": "h1",
+    "state": "running",
+    "health": "healthy",
+    "gateway": "envoy",
+    "release": "0.8.2",
+    "ports": {"gateway_http": 20000, "postgres": 20005},
+    "urls": {"api": "http://127.0.0.1:20000"},
+    "services": [{"name": "db", "state": "running", "health": "healthy", "image": "postgres:17"}],
+}
+
+# Writes its arguments to call.json, what reply.json says to the files that it was asked to write, and ends as told.
+FAKE = """#!{python}
+import json, os, sqlite3, sys
+root = {root!r}
+reply = json.load(open(os.path.join(root, "reply.json")))
+variables = json.loads(sys.argv[sys.argv.index("--extra-vars") + 1])
+with open(os.path.join(root, "call.json"), "w") as stream:
+    json.dump({{"argv": sys.argv[1:], "variables": variables, "cwd": os.getcwd(), "stdin": sys.stdin.read(),
+               "config": os.environ.get("ANSIBLE_CONFIG")}}, stream)
+if reply["record"]:
+    with sqlite3.connect(os.path.join(root, ".ara", "ansible.sqlite")) as database:
+        database.execute("INSERT INTO playbooks (name) VALUES ('x')")
+if reply["instances"] is not None:
+    json.dump({{"instances": reply["instances"]}}, open(variables["multibase_result_file"], "w"))
+json.dump(reply["failures"], open(os.environ["MULTIBASE_FAILURES_FILE"], "w"))
+print(reply["output"])
+sys.exit(reply["code"])
+"""
+
+
+@dataclass
+class Front:
+    """A copy of the command in a directory of its own."""
+
+    root: Path
+
+    def reply(
+        self,
+        instances: Optional[List[Dict[str, Any]]] = None,
+        code: int = 0,
+        failures: Optional[List[Dict[str, str]]] = None,
+        output: str = "PLAY RECAP",
+        record: bool = True,
+    ) -> None:
+        """Say what the stand-in for ansible-playbook does."""
+        reply = {
+            "instances": instances,
+            "code": code,
+            "failures": failures or [],
+            "output": output,
+            "record": record,
+        }
+        (self.root / "reply.json").write_text(json.dumps(reply))
+
+    def run(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run the command without a terminal."""
+        options: Dict[str, Any] = {"cwd": self.root, "stdin": subprocess.DEVNULL, **more}
+        command = [sys.executable, str(self.root / "multibase"), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+
+    @property
+    def call(self) -> Dict[str, Any]:
+        """How ansible-playbook was called."""
+        return dict(json.loads((self.root / "call.json").read_text()))
+
+    @property
+    def called(self) -> bool:
+        """Whether ansible-playbook was called at all."""
+        return (self.root / "call.json").exists()
+
+    @property
+    def variables(self) -> Dict[str, Any]:
+        """The extra variables, but for the file for the result."""
+        return {key: value for key, value in self.call["variables"].items() if key != "multibase_result_file"}
+
+
+@pytest.fixture
+def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Front:
+    """The command with an environment, inventories and ARA's records, all of them made up."""
+    for name in ("MULTIBASE_INVENTORY", "ANSIBLE_CALLBACK_PLUGINS", "ARA_BASE_DIR", "ARA_API_CLIENT"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.copy(ROOT / "multibase", tmp_path)
+    for directory in (".venv/bin", ".venv/ara/callback", ".ara", "inventories/sandbox", "inventories/local"):
+        (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / ".venv/ara/callback/ara_default.py").touch()
+    with sqlite3.connect(tmp_path / ".ara" / "ansible.sqlite") as database:
+        database.execute("CREATE TABLE playbooks (id INTEGER PRIMARY KEY, name TEXT)")
+    fake = tmp_path / ".venv" / "bin" / "ansible-playbook"
+    fake.write_text(FAKE.format(python=sys.executable, root=str(tmp_path)))
+    fake.chmod(0o755)
+    made = Front(tmp_path)
+    made.reply(instances=[ACME])
+    return made
+
+
+def test_every_verb_has_its_playbook_and_its_line_of_help() -> None:
+    shown = subprocess.run([sys.executable, str(ROOT / "multibase"), "-h"], capture_output=True, text=True, check=True)
+    for verb in VERBS:
+        assert (ROOT / "playbooks" / f"{verb}.yml").is_file()
+        assert f"    {verb} " in shown.stdout
+
+
+def test_without_an_environment_it_names_the_command_that_makes_it(front: Front) -> None:
+    (front.root / ".venv" / "bin" / "ansible-playbook").unlink()
+    done = front.run("list")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "make setup" in done.stderr
+
+
+def test_list_prints_a_table_and_nothing_else(front: Front) -> None:
+    done = front.run("list")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    heading, row = done.stdout.splitlines()
+    assert heading.split() == ["HOST", "NAME", "STATE", "HEALTH", "GATEWAY", "URL", "PORTS", "RELEASE"]
+    assert row.split("  ")[0] == "h1"
+    assert "http 20000, postgres 20005" in row
+    assert heading.index("RELEASE") == row.index("0.8.2")
+
+
+def test_list_as_json_is_exactly_the_contract(front: Front) -> None:
+    done = front.run("list", "--json")
+    assert json.loads(done.stdout) == {"instances": [ACME]}
+
+
+def test_status_names_services(front: Front) -> None:
+    done = front.run("status", "acme")
+    assert "postgres:17" in done.stdout
+    assert front.variables == {"multibase_limit": ["acme"]}
+
+
+def test_no_instance_is_no_error(front: Front) -> None:
+    front.reply(instances=[])
+    done = front.run("list")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no instance" in done.stderr
+    assert json.loads(front.run("list", "--json").stdout) == {"instances": []}
+
+
+def test_an_instance_of_which_little_is_known_is_shown(front: Front) -> None:
+    front.reply(instances=[{"name": "old", "host": "h1", "state": "damaged", "ports": {}, "urls": {}, "services": []}])
+    assert "damaged  -" in front.run("status").stdout
+
+
+def test_long_verbs_keep_standard_output_for_the_result(front: Front) -> None:
+    front.reply(instances=[ACME], output="PLAY RECAP of a long run")
+    done = front.run("start", "acme", "--json")
+    assert json.loads(done.stdout) == {"instances": [ACME]}
+    assert "PLAY RECAP of a long run" in done.stderr
+
+
+def test_common_options_stand_before_or_after_the_verb(front: Front) -> None:
+    for words in (
+        ("-i", "sandbox", "--limit", "h1", "--check", "--diff", "-vv", "list", "acme"),
+        ("list", "acme", "-i", "sandbox", "--limit", "h1", "--check", "--diff", "-vv"),
+    ):
+        assert front.run(*words).returncode == 0
+        argv = front.call["argv"]
+        assert argv[:4] == ["--inventory", str(front.root / "inventories" / "sandbox"), "--limit", "h1"]
+        assert argv[4:7] == ["--check", "--diff", "-vv"]
+        assert argv[-1] == str(front.root / "playbooks" / "list.yml")
+
+
+def test_words_after_two_hyphens_go_to_ansible(front: Front) -> None:
+    assert front.run("list", "--", "--tags", "host", "-e", "a=b").returncode == 0
+    assert front.call["argv"][-5:-1] == ["--tags", "host", "-e", "a=b"]
+
+
+def test_nothing_can_wait_for_an_answer(front: Front) -> None:
+    assert front.run("list", stdin=None, input="typed").returncode == 0
+    assert front.call["stdin"] == ""
+
+
+def test_it_runs_from_anywhere(front: Front, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "mine").mkdir(parents=True)
+    assert front.run("-i", "mine", "list", cwd=elsewhere).returncode == 0
+    assert front.call["cwd"] == str(front.root)
+    assert front.call["config"] == str(front.root / "ansible.cfg")
+    assert front.call["argv"][1] == str(elsewhere / "mine")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("h1,h2", "h1,h2"), ("local", "inventories/local"), ("inventories/local", "inventories/local")],
+)
+def test_inventories_may_be_named(front: Front, given: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULTIBASE_INVENTORY", given)
+    assert front.run("list").returncode == 0
+    assert front.call["argv"][1] in (expected, str(front.root / expected))
+
+
+def test_without_an_inventory_the_one_of_ansible_cfg_counts(front: Front) -> None:
+    front.run("list")
+    assert "--inventory" not in front.call["argv"]
+
+
+def test_an_inventory_that_does_not_exist_is_named_with_those_that_do(front: Front) -> None:
+    done = front.run("-i", "nowhere", "list")
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert "local, sandbox" in done.stderr
+    assert not front.called
+
+
+def test_create_turns_options_into_an_instance(front: Front) -> None:
+    done = front.run(
+        "create", "acme", "--size", "small", "--public-url", "https://a.example.com", "--expose", "postgres",
+        "--without", "storage", "--without", "imgproxy", "--with", "studio", "--image-set", "sandbox",
+        "--port-base", "21000", "--set", "auth.disable_signup=true", "--set", "auth.jwt_expiry=60",
+        "--set", "studio.project=My project", "--target-host", "h2", "--no-start", "--timeout", "30", "--parallel", "2",
+        "--pull", "never",
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert front.variables == {
+        "multibase_instance": {
+            "name": "acme",
+            "size": "small",
+            "public_url": "https://a.example.com",
+            "expose": ["postgres"],
+            "services": {"storage": False, "imgproxy": False, "studio": True},
+            "image_set": "sandbox",
+            "port_base": 21000,
+            "auth": {"disable_signup": True, "jwt_expiry": 60},
+            "studio": {"project": "My project"},
+        },
+        "multibase_target_host": "h2",
+        "multibase_start": False,
+        "multibase_start_timeout": 30,
+        "multibase_parallel": 2,
+        "multibase_pull": "never",
+    }
+
+
+def test_create_says_nothing_of_what_was_not_given(front: Front) -> None:
+    front.run("create", "acme")
+    assert front.variables == {"multibase_instance": {"name": "acme"}}
+
+
+@pytest.mark.parametrize(
+    "setting", ["size", "=x", "auth..x=1", "size.x=1", "smtp.password=x", "a.api_key=x", "JWT_SECRET=x"]
+)
+def test_settings_that_cannot_be_or_should_not_be_are_refused(front: Front, setting: str) -> None:
+    done = front.run("create", "acme", "--size", "small", "--set", setting)
+    assert done.returncode == 2
+    assert "--set" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not front.called
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+def test_all_instances_must_be_meant_on_purpose(front: Front, verb: str) -> None:
+    assert front.run(verb).returncode == 2
+    assert front.run(verb, "acme", "--all").returncode == 2
+    assert not front.called
+    assert front.run(verb, "--all").returncode == 0
+    assert front.variables == {"multibase_limit": ["all"]}
+    assert front.run(verb, "acme", "beta").returncode == 0
+    assert front.variables == {"multibase_limit": ["acme", "beta"]}
+
+
+def test_restart_of_single_services(front: Front) -> None:
+    front.run("restart", "acme", "--service", "auth", "--service", "rest")
+    assert front.variables == {"multibase_limit": ["acme"], "multibase_services": ["auth", "rest"]}
+
+
+def test_delete_without_a_terminal_needs_yes(front: Front) -> None:
+    done = front.run("delete", "acme")
+    assert done.returncode == 2
+    assert "--yes" in done.stderr
+    assert not front.called
+    assert front.run("delete", "acme", "--yes").returncode == 0
+    assert front.variables == {"multibase_limit": ["acme"], "multibase_confirm": ["acme"]}
+
+
+@pytest.mark.parametrize(("typed", "code"), [("acme", 0), ("acm", 2), ("", 2), ("yes", 2)])
+def test_delete_asks_for_the_name(front: Front, typed: str, code: int) -> None:
+    ours, theirs = pty.openpty()
+    os.write(ours, (typed + "\n").encode())
+    try:
+        done = front.run("delete", "acme", stdin=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == code
+    assert front.called == (code == 0)
+
+
+def test_a_failure_keeps_the_exit_status_and_says_what_why_and_where(front: Front) -> None:
+    failures = [
+        {"host": "h1", "task": "instances : Start", "msg": "db did not become healthy\nits last line"},
+        {"host": "h2", "task": "instances : Start", "msg": "db did not become healthy\nits last line"},
+    ]
+    front.reply(code=2, failures=failures)
+    done = front.run("start", "acme")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-4:] == [
+        "multibase: start failed (exit status 2)",
+        "  on h1, h2, at “instances : Start”:",
+        "    db did not become healthy",
+        "    its last line",
+    ]
+
+
+def test_hosts_that_failed_do_not_hide_those_that_did_not(front: Front) -> None:
+    front.reply(instances=[ACME], code=4, failures=[{"host": "h2", "task": "Find", "msg": "cannot be reached"}])
+    done = front.run("list", "--json")
+    assert done.returncode == 4
+    assert json.loads(done.stdout) == {"instances": [ACME]}
+    assert "on h2" in done.stderr
+
+
+def test_what_ansible_says_before_any_task_is_shown(front: Front) -> None:
+    front.reply(code=1, output="noise\n[ERROR]: the playbook could not be parsed")
+    done = front.run("list")
+    assert done.returncode == 1
+    assert "[ERROR]: the playbook could not be parsed" in done.stderr
+    assert "noise" not in done.stderr
+
+
+def test_a_run_without_a_result_is_an_error(front: Front) -> None:
+    front.reply(instances=None)
+    done = front.run("list")
+    assert done.returncode == 2
+    assert "multibase_hosts" in done.stderr
+
+
+def test_a_run_that_was_not_recorded_is_complained_about(front: Front) -> None:
+    front.reply(instances=[ACME], record=False)
+    assert "not recorded in ARA" in front.run("list").stderr
+    shutil.rmtree(front.root / ".venv" / "ara")
+    front.reply(instances=[ACME])
+    assert "not recorded in ARA" in front.run("list").stderr
+    shutil.rmtree(front.root / ".ara")
+    assert "not recorded in ARA" in front.run("list", env={**os.environ}).stderr
+
+
+def test_records_kept_elsewhere_are_not_looked_for(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    front.reply(instances=[ACME], record=False)
+    monkeypatch.setenv("ARA_API_CLIENT", "http")
+    assert front.run("list").stderr == ""
+
+
+def test_mistakes_in_a_command_line_get_usage_and_no_traceback(front: Front) -> None:
+    for words in ((), ("nonsense",), ("create",), ("create", "a", "b"), ("list", "--nonsense"), ("delete",)):
+        done = front.run(*words)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+    assert not front.called
