@@ -8,7 +8,6 @@ import shutil
 from typing import Iterator
 
 import pytest
-import yaml
 
 from e2e.server import SCENARIO, Server
 from leaks import LeakScanner
@@ -25,9 +24,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     canary = "smtp-" + secrets.token_hex(12)
     scanner.add_canaries({"smtp.password": canary})
     path = inventory / "group_vars" / "multibase_hosts" / "main.yml"
-    variables = yaml.safe_load(path.read_text())
-    variables["multibase_defaults"]["smtp"] = {"host": "mail.example.com", "user": "mailer", "password": canary}
-    path.write_text(yaml.safe_dump(variables))
+    smtp = "multibase_defaults:\n  smtp: {{host: mail.example.com, user: mailer, password: {0}}}\n".format(canary)
+    path.write_text(path.read_text().replace("multibase_defaults:\n", smtp))
     ara = work / "ara"
     ara.mkdir(mode=0o700)
     made = Server(inventory, ara, scanner)

@@ -7,6 +7,7 @@ import base64
 import json
 import re
 import shlex
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any, Dict, List
@@ -309,12 +310,19 @@ def test_sample_pipeline(server: Server, tmp_path: Path) -> None:
 
 
 def test_every_run_is_recorded_with_verb_and_instance(server: Server) -> None:
-    done = server.command("ara", ["ara", "playbook", "list", "--format", "json", "--limit", "200"])
-    runs = json.loads(done.stdout[done.stdout.index("[") :])
-    names = {str(run.get("name")) for run in runs}
-    assert {"multibase stop acme", "multibase delete gamma", "multibase create gamma"} <= names
-    labels = server.command("ara", ["ara", "playbook", "list", "--label", "verb:delete", "--format", "json"])
-    assert "multibase delete gamma" in labels.stdout
+    (database,) = server.ara.rglob("*.sqlite")
+    connection = sqlite3.connect("file:{0}?mode=ro".format(database), uri=True)
+    rows = connection.execute(
+        "SELECT p.name, p.status, group_concat(l.name) FROM playbooks p"
+        " JOIN playbooks_labels pl ON pl.playbook_id = p.id JOIN labels l ON l.id = pl.label_id GROUP BY p.id"
+    ).fetchall()
+    connection.close()
+    runs = {name: (status, set(labels.split(","))) for name, status, labels in rows}
+    for verb, name in (("stop", "acme"), ("create", "gamma"), ("delete", "gamma")):
+        _status, labels = runs["multibase {0} {1}".format(verb, name)]
+        assert {"multibase", "verb:" + verb, "instance:" + name} <= labels
+    assert runs["multibase stop acme"][0] == "completed"
+    assert runs["multibase stop nobody"][0] == "failed"
 
 
 def test_no_secret_anywhere(server: Server) -> None:

@@ -8,11 +8,20 @@ from collections.abc import Mapping
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.errors import UnsupportedError
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
 from ansible_collections.multibase.supabase.plugins.module_utils._options import common_options, instance_options
-from ansible_collections.multibase.supabase.plugins.module_utils._release import DEFINITION_FILE
-from ansible_collections.multibase.supabase.plugins.module_utils._spec import DEFAULT_RELEASE
+from ansible_collections.multibase.supabase.plugins.module_utils._release import (
+    DEFINITION_FILE,
+    release_from_bundle,
+)
+from ansible_collections.multibase.supabase.plugins.module_utils._spec import (
+    DEFAULT_RELEASE,
+    declaration_problems,
+    without_unset,
+)
 
 # Only what can be part of a release is sent to hosts; editors' backups and the like stay here.
 _SUFFIXES = (".yml", ".sql", ".exs", ".ts", ".json", ".jsonc")
@@ -34,22 +43,43 @@ def read_release(directory: str) -> dict:
     return {"definition": definition, "files": files}
 
 
-def option_problems(instances: object, defaults: object) -> list[str]:
-    """Check all instances and the defaults against the argument spec; the module would stop at the first error."""
-    problems = []
+def _messages(validator: ArgumentSpecValidator, options: Mapping) -> tuple[dict, list[str]]:
+    """Return the options with their types put right, and what is wrong with them, one sentence each."""
+    result = validator.validate(dict(options))
+    messages = [error.msg for error in result.errors if not isinstance(error, UnsupportedError)]
+    for name in sorted(result.unsupported_parameters, key=str):
+        *groups, option = name if isinstance(name, tuple) else (name,)
+        known = validator.argument_spec
+        for group in groups:
+            known = known[group]["options"]
+        where = f" in {'.'.join(groups)}" if groups else ""
+        messages.append(f"unknown option {option}{where}; there are {', '.join(sorted(known))}")
+    return result.validated_parameters, messages
+
+
+def check_options(instances: object, defaults: object) -> tuple[list[dict], dict, list[str]]:
+    """Check all instances and the defaults against the argument spec; the module would stop at the first error.
+
+    Returns the instances and defaults with their types put right, and all problems.
+    """
     if not isinstance(instances, list):
-        return ["instances must be a list of dictionaries, each with a name"]
+        return [], {}, ["instances must be a list of dictionaries, each with a name"]
+    problems = []
+    items = []
     validator = ArgumentSpecValidator(instance_options())
     for position, item in enumerate(instances, start=1):
         if not isinstance(item, Mapping):
             problems.append(f"instance number {position}: a dictionary with a name is needed, not {item!r:.60}")
             continue
         label = f"instance {item['name']}" if item.get("name") else f"instance number {position}"
-        problems += [f"{label}: {message}" for message in validator.validate(dict(item)).error_messages]
+        typed, messages = _messages(validator, item)
+        problems += [f"{label}: {message}" for message in messages]
+        items.append(typed)
+    typed_defaults: dict = {}
     if isinstance(defaults, Mapping):
-        messages = ArgumentSpecValidator(common_options()).validate(dict(defaults)).error_messages
+        typed_defaults, messages = _messages(ArgumentSpecValidator(common_options()), defaults)
         problems += [f"defaults: {message}" for message in messages]
-    return problems
+    return items, typed_defaults, problems
 
 
 class ActionModule(ActionBase):
@@ -66,19 +96,34 @@ class ActionModule(ActionBase):
         template_root = arguments.get("template_root")
         if not template_root:
             raise AnsibleActionFail("template_root is needed: the directory that holds the releases")
-        problems = option_problems(arguments.get("instances"), arguments.get("defaults"))
+        items, defaults, problems = check_options(arguments.get("instances"), arguments.get("defaults"))
+        bundles = self._bundles(os.path.expanduser(str(template_root)), items, defaults, arguments)
+        problems += self._declaration_problems(items, defaults, bundles, arguments) if items else []
         if problems:
+            problems = list(dict.fromkeys(problems))
             return {"failed": True, "msg": "\n".join(problems), "problems": problems}
-        arguments["bundles"] = self._bundles(os.path.expanduser(str(template_root)), arguments)
+        arguments["bundles"] = bundles
         result = self._execute_module(module_args=arguments, task_vars=task_vars)
         result.pop("invocation", None)
         return result
 
-    def _bundles(self, template_root: str, arguments: dict) -> dict:
+    @staticmethod
+    def _declaration_problems(items: list, defaults: dict, bundles: dict, arguments: dict) -> list[str]:
+        """Return what the module itself would say, so that it is said together with mistakes of spelling and type."""
+        try:
+            releases = {name: release_from_bundle(name, bundle) for name, bundle in bundles.items()}
+            confirmed = arguments.get("confirmed") or []
+            given = [without_unset(item) for item in items]
+            return declaration_problems(given, without_unset(defaults), releases, confirmed)
+        except MultibaseError as error:
+            return [str(error)]
+        except (TypeError, ValueError, AttributeError):
+            # An option of the wrong type, which is among the problems already, or templated on the host only.
+            return []
+
+    def _bundles(self, template_root: str, items: list, defaults: dict, arguments: dict) -> dict:
         """Return the releases that are asked for; for those that do not exist, the module says so with the rest."""
-        wanted = {str(item.get("release") or "") for item in arguments["instances"]}
-        wanted.add(str((arguments.get("defaults") or {}).get("release") or ""))
-        wanted = {name or DEFAULT_RELEASE for name in wanted}
+        wanted = {str(options.get("release") or "") or DEFAULT_RELEASE for options in [*items, defaults]}
         if arguments.get("keep_unmentioned"):
             wanted |= set(os.listdir(template_root)) if os.path.isdir(template_root) else set()
         try:

@@ -838,9 +838,9 @@ def _listener(spec: GatewaySpec) -> Json:
 def _cluster(service: str) -> Json:
     """Names are looked up again every 5 s, so a recreated container is found.
 
-    While a stack starts, the gateway may be there before a service. Docker passes a name that it does not know yet on to
-    the host's name servers; a lookup is therefore given up after a second and soon made again, so that the name is known
-    by the time the service is healthy.
+    While a stack starts, the gateway may be there before a service. Docker passes a name that it does not know yet on
+    to the host's name servers; a lookup is therefore given up after a second and soon made again, so that the name is
+    known by the time the service is healthy.
 
     No active health checks: a connection error answers 503 at once, and probes of many instances cost CPU.
     """

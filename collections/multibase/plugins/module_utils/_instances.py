@@ -186,7 +186,8 @@ class Converger:
         Raises InvalidInput with every mistake of every instance before the first write.
         """
         items = [_spec.without_unset(item) for item in items]
-        self._refuse(self._declared_problems(items))
+        request = self._request
+        self._refuse(_spec.declaration_problems(items, request.defaults, request.releases, request.confirmed))
         with self._locked():
             return self._converge(items)
 
@@ -200,44 +201,13 @@ class Converger:
         if problems:
             raise InvalidInput(problems)
 
-    # Checks that need no host
-
-    def _declared_problems(self, items: Sequence[Mapping[str, Any]]) -> List[str]:
-        problems = _spec.name_problems([item.get("name") for item in items])
-        bases: Dict[int, str] = {}
-        for item in items:
-            name = item.get("name")
-            if item["state"] == "absent":
-                if name not in self._request.confirmed:
-                    problems.append(
-                        "instance {0}: deleting it deletes its data; name it in 'confirmed' as well".format(name)
-                    )
-                continue
-            _spec_built, found = self._build(item, None)
-            problems += ["instance {0}: {1}".format(name, problem) for problem in found]
-            base = item.get("port_base")
-            if base is not None:
-                if base in bases:
-                    problems.append(
-                        "instance {0}: port_base {1} is also asked for by {2}".format(name, base, bases[base])
-                    )
-                bases.setdefault(base, str(name))
-        return problems
-
     def _build(
         self, item: Mapping[str, Any], existing: Optional[Existing]
     ) -> Tuple[Optional[_spec.InstanceSpec], List[str]]:
         recorded: Mapping[str, Any] = {}
         if existing is not None and self._request.keep_unmentioned:
             recorded = existing.manifest.get("declared") or {}
-        declared = _spec.merge(recorded, item)
-        name = _spec.merge(self._request.defaults, declared).get("release", _spec.DEFAULT_RELEASE)
-        release = self._request.releases.get(name)
-        if release is None:
-            return None, [
-                "unknown release {0!r}; there are {1}".format(name, ", ".join(sorted(self._request.releases)) or "none")
-            ]
-        return _spec.build(declared, self._request.defaults, release)
+        return _spec.build_from(_spec.merge(recorded, item), self._request.defaults, self._request.releases)
 
     # With the host
 
@@ -471,7 +441,7 @@ class Converger:
                 shutil.rmtree(path)
 
     def _publish(self, plans: Mapping[str, _Plan]) -> None:
-        os.makedirs(self._layout.projects, mode=0o755, exist_ok=True)
+        os.makedirs(self._layout.projects, mode=0o700, exist_ok=True)
         publisher = Publisher(self._layout.projects, STAGING_PREFIX)
         for name, plan in plans.items():
             if plan.rendered is None or not plan.result.changed:

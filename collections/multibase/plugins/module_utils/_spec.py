@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Container, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from . import _envfile
@@ -275,3 +275,45 @@ def name_problems(names: Sequence[Any]) -> List[str]:
         else:
             seen[name] = position
     return problems
+
+
+def declaration_problems(
+    items: Sequence[Mapping[str, Any]],
+    defaults: Mapping[str, Any],
+    releases: Mapping[str, Release],
+    confirmed: Container[str],
+) -> List[str]:
+    """Say everything that is wrong with a declaration, as far as that can be said without the host.
+
+    ``items`` have ``name`` and ``state``; unset options are left out. One sentence per mistake, naming its instance.
+    """
+    problems = name_problems([item.get("name") for item in items])
+    bases: Dict[int, str] = {}
+    for item in items:
+        name = item.get("name")
+        if item.get("state") == "absent":
+            if name not in confirmed:
+                problems.append(
+                    "instance {0}: deleting it deletes its data; name it in 'confirmed' as well".format(name)
+                )
+            continue
+        found = build_from(item, defaults, releases)[1]
+        base = item.get("port_base")
+        if base is not None and base in bases:
+            found.append("port_base {0} is also asked for by {1}".format(base, bases[base]))
+        elif base is not None:
+            bases[base] = str(name)
+        problems += ["instance {0}: {1}".format(name, problem) for problem in found]
+    return problems
+
+
+def build_from(
+    declared: Mapping[str, Any], defaults: Mapping[str, Any], releases: Mapping[str, Release]
+) -> Tuple[Optional[InstanceSpec], List[str]]:
+    """Like ``build``, with the release that the options name; without a spec when there is no such release."""
+    name = merge(defaults, declared).get("release", DEFAULT_RELEASE)
+    release = releases.get(name)
+    if release is None:
+        there = ", ".join(sorted(releases)) or "none"
+        return None, ["unknown release {0!r}; there are: {1}".format(name, there)]
+    return build(declared, defaults, release)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import _lock, _registry, _secrets, _state
+from . import _lock, _secrets, _state
 from ._compose import Compose, Project, last_lines
 from ._engine import Container, Engine, services_of
 from ._errors import ComposeFailed, InvalidInput, MultibaseError
@@ -211,7 +211,7 @@ class Runner:
         result: Result,
     ) -> None:
         digest = _state.input_digest(stack.compose.directory, stack.variables, stack.managed)
-        record = _registry.read_json(self._layout.record(stack.name))
+        record = _state.read_record(self._layout.record(stack.name))
         reasons = _state.differences(record, digest, before, image_ids)
         if self._settings.pull == "always" and not reasons:
             reasons = ["newer images may be there"]
@@ -315,7 +315,7 @@ class Runner:
             result.changed, result.actions = True, ["removed " + what for what in there]
             return
         with self._locked(stack):
-            # The Engine may still count a container that is gone as an endpoint of the network; it forgets it in a moment.
+            # The Engine may still count a container that is gone as an endpoint of the network, for a moment.
             for attempt in range(_DOWN_ATTEMPTS):
                 if attempt:
                     self._sleep(_DOWN_PAUSE_SECONDS)

@@ -16,7 +16,9 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ._compose import compose_files
 from ._engine import Container
-from ._layout import ENV_FILE
+from ._errors import StateCorrupt
+from ._layout import ENV_FILE, MANIFEST_FILE
+from ._registry import read_json
 
 SCHEMA = 1
 
@@ -24,11 +26,16 @@ SCHEMA = 1
 def input_digest(directory: str, variables: Mapping[str, str], managed: Sequence[str]) -> str:
     """Return a digest of everything that decides what Compose makes of an instance.
 
-    That is the ``.env``, every Compose file with the user's override, and the mounted files that are ours
-    (``managed``, paths relative to ``directory``). A file that is missing counts as such.
+    That is the ``.env``, every Compose file with the user's override, the mounted files that are ours (``managed``,
+    relative to ``directory``), and every other file beside them at the top of the directory: what an override file
+    refers to (``env_file`` and the like) can be known only by reading YAML, which hosts do not. A file that is missing
+    counts as such.
     """
+    relatives = {ENV_FILE, *compose_files(variables, directory), *managed}
+    with os.scandir(directory) as entries:
+        relatives.update(entry.name for entry in entries if entry.is_file() and entry.name != MANIFEST_FILE)
     digest = hashlib.sha256()
-    for relative in [ENV_FILE, *compose_files(variables, directory), *sorted(managed)]:
+    for relative in sorted(relatives):
         digest.update(relative.encode("utf-8") + b"\0")
         try:
             with open(os.path.join(directory, relative), "rb") as stream:
@@ -62,8 +69,30 @@ def record_bytes(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode("utf-8")
 
 
+def _recorded_rows(record: Any) -> Optional[Dict[str, List[List[str]]]]:
+    """Return the rows of a record by service, None when it is not one: it was damaged, or never written.
+
+    Nothing is lost with a record; the next start makes it anew.
+    """
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("services"), dict):
+        return None
+    rows = record["services"]
+    for found in rows.values():
+        if not isinstance(found, list) or not all(isinstance(row, list) and len(row) == 3 for row in found):
+            return None
+    return rows or None
+
+
+def read_record(path: str) -> Any:
+    """Return what ``state/<name>.json`` says; None when it is missing or damaged."""
+    try:
+        return read_json(path)
+    except StateCorrupt:
+        return None
+
+
 def differences(
-    record: Optional[Mapping[str, Any]],
+    record: Any,
     digest: str,
     containers: Sequence[Container],
     image_ids: Mapping[str, str],
@@ -72,12 +101,12 @@ def differences(
 
     ``image_ids`` maps a tag to the image it stands for now. Health is no reason: Compose would not change it.
     """
-    if not record or record.get("schema") != SCHEMA:
+    recorded = _recorded_rows(record)
+    if recorded is None:
         return ["it was not started before"]
     reasons: List[str] = []
-    if record.get("digest") != digest:
+    if (record or {}).get("digest") != digest:
         reasons.append("its configuration changed")
-    recorded: Mapping[str, Any] = record.get("services") or {}
     for service in sorted({container.service for container in containers} - set(recorded)):
         reasons.append("service {0} runs although it is not part of it".format(service))
     for service, rows in sorted(recorded.items()):
