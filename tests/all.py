@@ -70,10 +70,9 @@ def pytest(stage: str, *options: str) -> Count:
     return total if code == 0 or total.failed else total.plus(Count(failed=1))
 
 
-def sandbox() -> bool:
-    """Have an engine, the images and their registry for what follows."""
-    script = [sys.executable, str(ROOT / "tests" / "sandbox" / "sandbox.py")]
-    return command(*script, "engine") == 0 and command(*script, "images") == 0
+def sandbox(*steps: str) -> bool:
+    """Run commands of the sandbox: ``engine`` has a Docker Engine with Compose, ``images`` the images and a registry."""
+    return all(command(sys.executable, str(ROOT / "tests" / "sandbox" / "sandbox.py"), step) == 0 for step in steps)
 
 
 def lint() -> Count:
@@ -82,8 +81,8 @@ def lint() -> Count:
 
 
 def unit() -> Count:
-    """Tests without a daemon."""
-    return pytest("unit", "-n", "auto")
+    """Tests that need no daemon, but the docker command with Compose."""
+    return pytest("unit", "-n", "auto") if sandbox("engine") else Count(failed=1)
 
 
 def sanity() -> Count:
@@ -94,12 +93,12 @@ def sanity() -> Count:
 
 def integration() -> Count:
     """Tests against real engines and programs."""
-    return pytest("integration") if sandbox() else Count(failed=1)
+    return pytest("integration") if sandbox("engine", "images") else Count(failed=1)
 
 
 def e2e() -> Count:
     """Whole servers: Molecule provisions test hosts with the playbooks, and the results are looked at from outside."""
-    return pytest("e2e") if sandbox() else Count(failed=1)
+    return pytest("e2e") if sandbox("engine", "images") else Count(failed=1)
 
 
 STAGES: List[Callable[[], Count]] = [lint, unit, sanity, integration, e2e]

@@ -341,9 +341,10 @@ def test_no_secret_anywhere(server: Server) -> None:
     ).stdout
     assert len(journal) > 10000
     found += scanner.search("journal", journal)
-    left = "find /tmp /var/tmp /root /var/log /run -xdev -type f -size -20M -not -path '/run/credentials/*'"
+    # Docker keeps what it gives to its containers below /run, for root only.
+    left = "find /tmp /var/tmp /root /var/log /run -type f -not -path '/run/docker/*' -not -path '/run/containerd/*'"
     temporary = subprocess.run(
-        ["docker", "exec", CONTAINER, "sh", "-c", left + " -exec cat {} +"], capture_output=True, check=False
+        ["docker", "exec", CONTAINER, "sh", "-c", left + " -size -20M -exec cat {} +"], capture_output=True, check=False
     ).stdout
     found += scanner.search("temporary files and logs of the host", temporary)
     logs = subprocess.run(
@@ -354,4 +355,4 @@ def test_no_secret_anywhere(server: Server) -> None:
     found += scanner.search("containers' logs", logs)
     found += scanner.search_repository(REPOSITORY)
     assert scanner.samples > 100 and scanner.commands > 500
-    assert found == []
+    assert not found, "\n".join(found)

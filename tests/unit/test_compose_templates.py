@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The releases below compose_templates: the rules of their files, read as data and through `docker compose config`.
 
-No Docker Engine is needed. The tests that run Compose are skipped where `docker compose version` does not answer.
+No Docker Engine is needed, but the docker command with Compose.
 """
 
 from __future__ import annotations
@@ -420,11 +420,10 @@ def compose_environment() -> Dict[str, str]:
 @pytest.fixture(scope="module")
 def compose() -> List[str]:
     command = ["docker", "compose"]
-    if shutil.which("docker") is None:
-        pytest.skip("no docker command")
+    hint = "run tests/sandbox/sandbox.py engine"
+    assert shutil.which("docker"), "no docker command; " + hint
     answer = subprocess.run([*command, "version"], env=compose_environment(), capture_output=True, check=False)
-    if answer.returncode != 0:
-        pytest.skip("no Compose plugin")
+    assert answer.returncode == 0, "no Compose plugin; " + hint
     return command
 
 
@@ -594,7 +593,7 @@ def test_a_missing_variable_is_an_error(compose: List[str], project: Path) -> No
     assert "SMTP_PASS" in answer.stderr
 
 
-# The main service of the functions, run by Deno where there is one
+# The main service of the functions, run by Deno
 
 DENO = shutil.which("deno") or shutil.which("deno", path=os.path.dirname(sys.executable))
 HARNESS = """
@@ -634,8 +633,7 @@ def token(secret: str, claims: Mapping[str, Any], algorithm: str = "HS256") -> s
 
 
 def call(tmp_path: Path, requests: Sequence[Mapping[str, Any]], variables: Mapping[str, str]) -> List[Dict[str, Any]]:
-    if DENO is None:
-        pytest.skip("no deno")
+    assert DENO, "no deno; requirements.txt has it"
     harness = tmp_path / "harness.js"
     harness.write_text(HARNESS, encoding="utf-8")
     main = RELEASE / "volumes" / "functions" / "main" / "index.ts"
@@ -712,7 +710,6 @@ def test_functions_verify_tokens(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
 def test_functions_verify_asymmetric_tokens(tmp_path: Path, algorithm: str) -> None:
-    pytest.importorskip("cryptography")
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature

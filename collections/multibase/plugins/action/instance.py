@@ -13,6 +13,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
 from ansible_collections.multibase.supabase.plugins.module_utils._options import common_options, instance_options
+from ansible_collections.multibase.supabase.plugins.module_utils._ports import parse_port_range
 from ansible_collections.multibase.supabase.plugins.module_utils._release import (
     DEFINITION_FILE,
     release_from_bundle,
@@ -22,9 +23,14 @@ from ansible_collections.multibase.supabase.plugins.module_utils._spec import (
     declaration_problems,
     without_unset,
 )
+from ansible_collections.multibase.supabase.plugins.module_utils._subnets import parse_pool
 
 # Only what can be part of a release is sent to hosts; editors' backups and the like stay here.
 _SUFFIXES = (".yml", ".sql", ".exs", ".ts", ".json", ".jsonc")
+_RANGES = (
+    (parse_port_range, "port_range", "20000-32759"),
+    (parse_pool, "subnet_pool", "10.213.0.0/16"),
+)
 
 
 def read_release(directory: str) -> dict:
@@ -47,6 +53,7 @@ def _messages(validator: ArgumentSpecValidator, options: Mapping) -> tuple[dict,
     """Return the options with their types put right, and what is wrong with them, one sentence each."""
     result = validator.validate(dict(options))
     messages = [error.msg for error in result.errors if not isinstance(error, UnsupportedError)]
+    mistyped = bool(messages)
     for name in sorted(result.unsupported_parameters, key=str):
         *groups, option = name if isinstance(name, tuple) else (name,)
         known = validator.argument_spec
@@ -54,7 +61,7 @@ def _messages(validator: ArgumentSpecValidator, options: Mapping) -> tuple[dict,
             known = known[group]["options"]
         where = f" in {'.'.join(groups)}" if groups else ""
         messages.append(f"unknown option {option}{where}; there are {', '.join(sorted(known))}")
-    return result.validated_parameters, messages
+    return {} if mistyped else result.validated_parameters, messages
 
 
 def check_options(instances: object, defaults: object) -> tuple[list[dict], dict, list[str]]:
@@ -74,11 +81,14 @@ def check_options(instances: object, defaults: object) -> tuple[list[dict], dict
         label = f"instance {item['name']}" if item.get("name") else f"instance number {position}"
         typed, messages = _messages(validator, item)
         problems += [f"{label}: {message}" for message in messages]
-        items.append(typed)
+        # What is of the wrong type cannot be looked at any further; its name still counts.
+        items.append(typed or {"name": item.get("name"), "state": "present"})
     typed_defaults: dict = {}
     if isinstance(defaults, Mapping):
         typed_defaults, messages = _messages(ArgumentSpecValidator(common_options()), defaults)
         problems += [f"defaults: {message}" for message in messages]
+    elif defaults is not None:
+        problems.append(f"defaults must be a dictionary of options, not {defaults!r:.60}")
     return items, typed_defaults, problems
 
 
@@ -99,9 +109,14 @@ class ActionModule(ActionBase):
         items, defaults, problems = check_options(arguments.get("instances"), arguments.get("defaults"))
         bundles = self._bundles(os.path.expanduser(str(template_root)), items, defaults, arguments)
         problems += self._declaration_problems(items, defaults, bundles, arguments) if items else []
+        for parse, option, fallback in _RANGES:
+            try:
+                parse(str(arguments.get(option, fallback)))
+            except MultibaseError as error:
+                problems.append(str(error))
         if problems:
             problems = list(dict.fromkeys(problems))
-            return {"failed": True, "msg": "\n".join(problems), "problems": problems}
+            return {"failed": True, "msg": "\n".join(problems), "problems": problems, "results": []}
         arguments["bundles"] = bundles
         result = self._execute_module(module_args=arguments, task_vars=task_vars)
         result.pop("invocation", None)

@@ -20,6 +20,7 @@ PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
+MINIMUM_VERSION = (20, 10)
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 INSTALL_HINT = "playbooks/site.yml installs it (role multibase_docker)"
 # How the list of containers words health, in the free text of its Status field (all API versions).
@@ -184,12 +185,20 @@ class Engine:
         return data.decode("utf-8", "replace") if isinstance(data, bytes) else str(data)
 
     def stop(self, container: str, timeout: int = 10) -> None:
-        """Stop a container by its id."""
-        self._call("stop a container", "stop", container, timeout=timeout)
+        """Stop a container by its id. One that is gone already is no error."""
+        self._call_unless_gone("stop a container", "stop", container, timeout=timeout)
 
     def remove(self, container: str) -> None:
-        """Remove a container by its id. Volumes are left alone, anonymous ones too."""
-        self._call("remove a container", "remove_container", container, v=False, force=True)
+        """Remove a container by its id, if it is still there. Volumes are left alone, anonymous ones too."""
+        self._call_unless_gone("remove a container", "remove_container", container, v=False, force=True)
+
+    def _call_unless_gone(self, what: str, method: str, *args: Any, **options: Any) -> None:
+        try:
+            self._call(what, method, *args, **options)
+        except EngineUnavailable:
+            raise
+        except Exception:  # removed since it was listed
+            return
 
 
 def socket_path(docker_host: str) -> Optional[str]:
@@ -220,7 +229,15 @@ def connect(docker_host: str = DEFAULT_HOST) -> Engine:
                 docker_host, error
             )
         ) from error
-    return Engine(client)
+    engine = Engine(client)
+    version = engine.version()
+    if version[:2] < MINIMUM_VERSION:
+        raise EngineUnavailable(
+            "Docker Engine {0} is too old: {1}.{2} or newer is needed; {3}".format(
+                ".".join(map(str, version)), MINIMUM_VERSION[0], MINIMUM_VERSION[1], INSTALL_HINT
+            )
+        )
+    return engine
 
 
 def connect_if_present(docker_host: str = DEFAULT_HOST) -> Optional[Engine]:

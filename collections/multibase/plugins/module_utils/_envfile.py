@@ -24,6 +24,10 @@ def value_problem(value: str) -> str:
     """Return why ``value`` cannot stand in a ``.env`` file, or an empty string when it can."""
     if _FORBIDDEN.search(value):
         return "holds control characters"
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return "holds half a character, which UTF-8 cannot write"
     return ""
 
 
@@ -40,29 +44,36 @@ def encode_value(value: str) -> str:
 def decode_value(text: str) -> str:
     """Return the value that ``text`` (what stands behind the equals sign) means. Raises ValueError if it is cut off."""
     text = text.strip()
-    if text.startswith('"'):
-        if len(text) < 2 or not text.endswith('"'):
-            raise ValueError("unterminated quote")
-        value: List[str] = []
-        position, end = 1, len(text) - 1
-        while position < end:
-            character = text[position]
-            if character == "\\":
-                position += 1
-                if position >= end:
-                    raise ValueError("unterminated quote")
-                value.append(_UNESCAPES.get(text[position], text[position]))
-            elif character == '"':
-                raise ValueError("text behind a closing quote")
-            else:
-                value.append(character)
+    if text[:1] not in ("'", '"'):
+        return re.split(r"\s#", text, maxsplit=1)[0].rstrip()
+    quote, value, position = text[0], [], 1
+    while position < len(text) and text[position] != quote:
+        character = text[position]
+        if quote == '"' and character == "\\":
             position += 1
-        return "".join(value)
-    if text.startswith("'"):
-        if len(text) < 2 or not text.endswith("'"):
-            raise ValueError("unterminated quote")
-        return text[1:-1]
-    return re.split(r"\s#", text, maxsplit=1)[0].rstrip()
+            if position < len(text):
+                value.append(_UNESCAPES.get(text[position], text[position]))
+        else:
+            value.append(character)
+        position += 1
+    if position >= len(text):
+        raise ValueError("unterminated quote")
+    behind = text[position + 1 :]
+    if behind.strip() and not re.match(r"\s+#", behind):
+        raise ValueError("ending behind its closing quote")
+    return "".join(value)
+
+
+def raw_lines(text: str) -> Dict[str, str]:
+    """Return the line that sets each variable of a ``.env`` file that ``parse`` takes, as it stands there."""
+    lines: Dict[str, str] = {}
+    for line in text.split("\n"):
+        name = line.partition("=")[0].strip()
+        if name.startswith("export "):
+            name = name[len("export ") :].strip()
+        if _NAME.match(name) and "=" in line:
+            lines[name] = line.rstrip("\r")
+    return lines
 
 
 def parse(text: str, path: str = ".env") -> Dict[str, str]:
@@ -94,8 +105,10 @@ def parse(text: str, path: str = ".env") -> Dict[str, str]:
     return variables
 
 
-def render(sections: Sequence[Tuple[str, Mapping[str, str]]]) -> str:
+def render(sections: Sequence[Tuple[str, Mapping[str, str]]], raw: Sequence[str] = ()) -> str:
     """Return the text of a ``.env`` file: each section is a heading and its variables, in the order given.
+
+    ``raw`` lines come last and are written as they are, so that references in them stay references.
 
     Raises ValueError for a value with control characters or a name that is none.
     """
@@ -110,4 +123,6 @@ def render(sections: Sequence[Tuple[str, Mapping[str, str]]]) -> str:
             if not _NAME.match(name):
                 raise ValueError("{0!r} is no name of a variable".format(name))
             lines.append("{0}={1}".format(name, encode_value(value)))
+    if raw:
+        lines += ["", "# Added by hand; kept as it is", *raw]
     return "\n".join(lines) + "\n"

@@ -454,13 +454,13 @@ def _problems(spec: GatewaySpec) -> List[str]:
     elif not _is_unicode(spec.dashboard_password):
         problems.append("dashboard_password is not valid Unicode")
 
-    if _origin(spec.public_url) is None or not _is_bare(spec.public_url):
+    if url_origin(spec.public_url) is None or not _is_bare(spec.public_url):
         problems.append("public_url must be http(s)://host[:port]")
-    if _origin(spec.issuer) is None or _issuer_path(spec.issuer) is None:
+    if url_origin(spec.issuer) is None or _issuer_path(spec.issuer) is None:
         problems.append("issuer must be an http(s) URL with a plain path")
     if spec.cors_origins != ("*",):
         for origin in spec.cors_origins:
-            if _origin(origin) is None or not _is_bare(origin):
+            if url_origin(origin) is None or not _is_bare(origin):
                 problems.append("not an origin: {0!r} (http(s)://host[:port], or * alone)".format(origin))
     if spec.trusted_hops < 0:
         problems.append("trusted_hops is negative")
@@ -476,7 +476,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _origin(url: str) -> Optional[Tuple[str, int]]:
+def url_origin(url: str) -> Optional[Tuple[str, int]]:
     """The (origin, port) of an http(s) URL, the origin as a browser writes it; None when it has none."""
     if not url.isascii() or not url.isprintable() or " " in url:
         return None
@@ -517,7 +517,7 @@ def _routed_services() -> FrozenSet[str]:
 
 
 def _public_origin(spec: GatewaySpec) -> Tuple[str, int]:
-    found = _origin(spec.public_url)
+    found = url_origin(spec.public_url)
     if found is None:
         raise GatewayError("gateway: public_url must be http(s)://host[:port]")
     return found
@@ -641,7 +641,7 @@ def _virtual_host(spec: GatewaySpec) -> Json:
     if spec.cors_origins == ("*",):
         origins: List[Json] = [{"safe_regex": {"regex": ".*"}}]
     else:
-        allowed = [_origin(entry) for entry in spec.cors_origins]
+        allowed = [url_origin(entry) for entry in spec.cors_origins]
         origins = [{"exact": name} for name in sorted({entry[0] for entry in allowed if entry})]
     return {
         "name": "instance",

@@ -14,7 +14,10 @@ from ._layout import ENV_FILE, Layout
 from ._subnets import parse_network
 
 _LISTEN = "0A"
-_PORT_VARIABLE = re.compile(r"^\s*[A-Z0-9_]*PORT[A-Z0-9_]*\s*=\s*[\"']?(?:[0-9.]+:)?(\d{2,5})[\"']?\s*$", re.MULTILINE)
+_PORT_VARIABLE = re.compile(
+    r"^\s*(?:export\s+)?[A-Z0-9_]*PORT[A-Z0-9_]*\s*=\s*[\"']?(?:[0-9.]+:)?(\d{2,5})[\"']?\s*(?:\s#.*)?$", re.MULTILINE
+)
+_SUBNET_VARIABLE = re.compile(r"^MULTIBASE_SUBNET=(\S+)$", re.MULTILINE)
 
 
 def listening_ports(tables: Iterable[str]) -> Dict[int, str]:
@@ -72,21 +75,29 @@ class HostView:
         engine = self._engine()
         if engine is not None:
             ports.update(engine.published_ports())
+        for env_path in self._foreign_env_files(known):
+            for port in claimed_ports(_read(env_path)):
+                ports.setdefault(port, env_path)
+        return ports
+
+    def _foreign_env_files(self, known: Iterable[str]) -> List[str]:
         ours = set(known)
         try:
             entries = sorted(os.listdir(self._layout.projects))
         except FileNotFoundError:
-            entries = []
-        for entry in entries:
-            if entry not in ours and not entry.startswith("."):
-                env_path = os.path.join(self._layout.projects, entry, ENV_FILE)
-                for port in claimed_ports(_read(env_path)):
-                    ports.setdefault(port, env_path)
-        return ports
+            return []
+        return [
+            os.path.join(self._layout.projects, entry, ENV_FILE)
+            for entry in entries
+            if entry not in ours and not entry.startswith(".")
+        ]
 
-    def taken_networks(self) -> List[ipaddress.IPv4Network]:
-        """Return the networks that the host routes to and those of its Engine."""
+    def taken_networks(self, known: Iterable[str]) -> List[ipaddress.IPv4Network]:
+        """Return the networks that the host routes to, of its Engine, and of directories that are not ``known``."""
         networks = routed_networks(_read("/proc/net/route"))
+        for env_path in self._foreign_env_files(known):
+            claimed = [parse_network(text) for text in _SUBNET_VARIABLE.findall(_read(env_path))]
+            networks += [network for network in claimed if network is not None]
         engine = self._engine()
         if engine is not None:
             networks += [network for network in map(parse_network, engine.subnets()) if network is not None]

@@ -8,22 +8,24 @@ import base64
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import stat
 from dataclasses import dataclass, field
-from typing import Any, Callable, ContextManager, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Collection, ContextManager, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
-from . import _envfile, _lock, _registry, _secrets, _spec
+from . import _envfile, _lock, _names, _registry, _secrets, _spec
 from ._engine import Engine
 from ._errors import InvalidInput, MultibaseError, StateCorrupt
 from ._host import HostView
 from ._layout import ENV_FILE, MANIFEST_FILE, OVERRIDE_FILE, REMOVAL_PREFIX, STAGING_PREFIX, Layout
 from ._names import project_name
 from ._ports import PortRange, allocate_block
-from ._publish import FileSet, Publisher, sync_directory
+from ._publish import FileSet, Publisher, discard_temporary_files, sync_directory
 from ._registry import Allocation
 from ._release import Release
 from ._render import START_INTERVAL_ENGINE, HostFacts, Rendered, render_instance
+from ._sizes import SIZES
 from ._subnets import SubnetAllocator, parse_network
 
 _DIRECTORY_MODE = 0o700
@@ -80,6 +82,7 @@ class Existing:
 
     manifest: Mapping[str, Any]
     variables: Mapping[str, str]
+    lines: Mapping[str, str]
 
 
 def read_existing(layout: Layout, name: str) -> Existing:
@@ -92,12 +95,15 @@ def read_existing(layout: Layout, name: str) -> Existing:
     path = layout.env(name)
     try:
         with open(path, encoding="utf-8") as stream:
-            variables = _envfile.parse(stream.read(), path)
+            text = stream.read()
+        variables = _envfile.parse(text, path)
     except FileNotFoundError:
-        variables = {}
+        text, variables = "", {}
     except UnicodeDecodeError as error:
         raise StateCorrupt("{0} is not UTF-8 text; it is damaged".format(path)) from error
     lost = [secret for secret in sorted(manifest.get("secrets") or {}) if not variables.get(secret)]
+    # The user's own may be empty, but a file that does not name them was cut off.
+    lost += [name for name in _secrets.USER_NAMES + _secrets.DERIVED_NAMES if name not in variables]
     if lost:
         raise StateCorrupt(
             "{0} lacks {1}, which it had when it was written. Put the file back from a backup; it is not made anew, "
@@ -106,7 +112,7 @@ def read_existing(layout: Layout, name: str) -> Existing:
     wrong = _secrets.problems(variables)
     if wrong:
         raise StateCorrupt("{0}: {1}".format(path, "; ".join(wrong)))
-    return Existing(manifest, variables)
+    return Existing(manifest, variables, _envfile.raw_lines(text))
 
 
 def edited_secrets(existing: Existing) -> List[str]:
@@ -119,12 +125,20 @@ def edited_secrets(existing: Existing) -> List[str]:
     ]
 
 
-class _Redactor:
-    """Replaces an instance's secrets, and the hash of the dashboard's password, by fingerprints in any text."""
+# Keys and password hashes of the gateway's file, also such as the .env no longer has.
+_SHAPES = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+|(?<=\{SHA\})[A-Za-z0-9+/]{27}=")
 
-    def __init__(self, variables: Mapping[str, str], salt: str, fresh: bool) -> None:
+
+class _Redactor:
+    """Replaces an instance's secrets, and the hash of the dashboard's password, by fingerprints in any text.
+
+    ``ours`` are the variables that Multibase writes; what was added by hand is never shown.
+    """
+
+    def __init__(self, variables: Mapping[str, str], salt: str, ours: Collection[str], fresh: bool) -> None:
         self._salt = salt
         self._fresh = fresh
+        self._ours = ours
         replacements: Dict[str, str] = {}
         for name in sorted(_secrets.SECRET_NAMES):
             value = variables.get(name, "")
@@ -143,13 +157,13 @@ class _Redactor:
     def text(self, text: str) -> str:
         for value, replacement in self._replacements:
             text = text.replace(value, replacement)
-        return text
+        return _SHAPES.sub(lambda found: self.shown(found.group(0)), text)
 
     def env(self, variables: Mapping[str, str]) -> str:
         lines = []
         for name, value in variables.items():
-            secret = name in _secrets.SECRET_NAMES and value
-            lines.append("{0}={1}".format(name, self.shown(value) if secret else value))
+            secret = (name in _secrets.SECRET_NAMES or name not in self._ours) and value
+            lines.append("{0}={1}".format(name, self.shown(value) if secret else self.text(value)))
         return "\n".join(lines) + "\n"
 
 
@@ -162,6 +176,7 @@ class _Plan:
     existing: Optional[Existing] = None
     changed_files: Dict[str, Tuple[bytes, int]] = field(default_factory=dict)
     obsolete: List[str] = field(default_factory=list)
+    opened: bool = False
 
 
 class Converger:
@@ -180,14 +195,18 @@ class Converger:
             self._engine, self._engine_asked = self._engine_factory(), True
         return self._engine
 
-    def run(self, items: Sequence[Mapping[str, Any]]) -> List[Result]:
+    def run(self, items: Sequence[Mapping[str, Any]], problems: Sequence[str] = ()) -> List[Result]:
         """Converge all ``items`` (each with ``name``, ``state`` and options); return one result each, in their order.
 
         Raises InvalidInput with every mistake of every instance before the first write.
         """
         items = [_spec.without_unset(item) for item in items]
         request = self._request
-        self._refuse(_spec.declaration_problems(items, request.defaults, request.releases, request.confirmed))
+        declared = [_spec.merge(self._recorded(item["name"]), item) for item in items]
+        found = _spec.declaration_problems(declared, request.defaults, request.releases, request.confirmed)
+        self._refuse([*problems, *found])
+        if not items:
+            return []
         with self._locked():
             return self._converge(items)
 
@@ -201,13 +220,20 @@ class Converger:
         if problems:
             raise InvalidInput(problems)
 
-    def _build(
-        self, item: Mapping[str, Any], existing: Optional[Existing]
-    ) -> Tuple[Optional[_spec.InstanceSpec], List[str]]:
-        recorded: Mapping[str, Any] = {}
-        if existing is not None and self._request.keep_unmentioned:
-            recorded = existing.manifest.get("declared") or {}
-        return _spec.build_from(_spec.merge(recorded, item), self._request.defaults, self._request.releases)
+    def _recorded(self, name: Any) -> Mapping[str, Any]:
+        """Return what was declared for an instance earlier, when that is to be kept and can be read."""
+        if not self._request.keep_unmentioned or _names.name_problem(name):
+            return {}
+        try:
+            recorded = dict(_registry.read_manifest(self._layout, name).get("declared") or {})
+        except StateCorrupt:
+            return {}
+        recorded.pop("port_base", None)
+        return recorded
+
+    def _build(self, item: Mapping[str, Any]) -> Tuple[Optional[_spec.InstanceSpec], List[str]]:
+        declared = _spec.merge(self._recorded(item["name"]), item)
+        return _spec.build_from(declared, self._request.defaults, self._request.releases)
 
     # With the host
 
@@ -220,7 +246,7 @@ class Converger:
         problems += self._plan_absent(absent, allocations, plans)
         self._refuse(problems)
         if not self._request.check_mode:
-            self._discard_leftovers()
+            self._discard_leftovers(plans)
             self._publish(plans)
             self._remove([str(item["name"]) for item in absent if plans[str(item["name"])].result.changed], allocations)
             _registry.save(self._layout, allocations)
@@ -234,12 +260,13 @@ class Converger:
         for item in items:
             name = str(item["name"])
             try:
-                existing = read_existing(self._layout, name) if name in allocations else None
+                known = name in allocations or os.path.isfile(self._layout.manifest(name))
+                existing = read_existing(self._layout, name) if known else None
                 self._refuse_foreign_directory(name, existing)
             except MultibaseError as error:
                 problems.append("instance {0}: {1}".format(name, error))
                 continue
-            spec, found = self._build(item, existing)
+            spec, found = self._build(item)
             wanted = item.get("port_base")
             if existing is not None and wanted is not None and wanted != allocations[name].port_base:
                 found.append(
@@ -270,12 +297,13 @@ class Converger:
         if not specs:
             return []
         problems: List[str] = []
-        taken = self._host.taken_ports(allocations)
+        known = list(allocations)
+        taken = self._host.taken_ports(known)
         reserved = {allocation.port_base for allocation in allocations.values()}
         networks = [parse_network(allocation.subnet) for allocation in allocations.values()]
         subnets = SubnetAllocator(
             self._request.subnet_pool,
-            self._host.taken_networks() + [network for network in networks if network is not None],
+            self._host.taken_networks(known) + [network for network in networks if network is not None],
         )
         for spec in sorted(specs, key=lambda spec: spec.options["port_base"] is None):
             try:
@@ -303,6 +331,8 @@ class Converger:
         secrets = dict(_secrets.fill_in(before, self._request.now))
         for user_secret in _secrets.USER_NAMES:
             secrets[user_secret] = before.get(user_secret, "") if self._request.keep_unmentioned else ""
+        # No option sets it: only the user can have put it there.
+        secrets["OPENAI_API_KEY"] = before.get("OPENAI_API_KEY", "")
         if spec.smtp_password is not None:
             secrets["SMTP_PASS"] = spec.smtp_password
         rendered = render_instance(
@@ -313,6 +343,7 @@ class Converger:
             HostFacts(self._layout.root, self._request.cpus, start_interval),
             salt,
             hand_added=before,
+            hand_lines=existing.lines if existing else None,
             override=os.path.isfile(os.path.join(directory, OVERRIDE_FILE)),
         )
         result = Result(
@@ -324,6 +355,19 @@ class Converger:
         )
         plan = _Plan(result, rendered, existing)
         self._compare(plan)
+        if "studio" in spec.options["expose"]:
+            result.warnings.append(
+                "instance {0}: Studio is published on port {1} and has no login of its own there".format(
+                    spec.name, result.ports["studio"]
+                )
+            )
+        wanted = SIZES[spec.options["size"]].cpus
+        if wanted > self._request.cpus:
+            result.warnings.append(
+                "instance {0}: size {1} has {2:g} processors, this host has {3}; its services get those".format(
+                    spec.name, spec.options["size"], wanted, self._request.cpus
+                )
+            )
         if existing is not None:
             edited = edited_secrets(existing)
             if edited:
@@ -362,6 +406,9 @@ class Converger:
         result.actions = ["changed " + path for path in sorted(plan.changed_files)]
         result.actions += ["removed " + path for path in plan.obsolete]
         result.actions += ["created directory " + path for path in missing]
+        if stat.S_IMODE(os.stat(result.directory).st_mode) != _DIRECTORY_MODE:
+            plan.opened = True
+            result.actions.append("closed the directory to others")
         result.changed = bool(result.actions)
         if self._request.with_diff:
             self._diff_changed(plan)
@@ -369,7 +416,8 @@ class Converger:
     def _diff_new(self, plan: _Plan) -> None:
         if plan.rendered is None:
             return
-        redactor = _Redactor(plan.rendered.variables, str(plan.rendered.manifest["salt"]), fresh=True)
+        ours = set(plan.rendered.variables) - plan.rendered.hand_added
+        redactor = _Redactor(plan.rendered.variables, str(plan.rendered.manifest["salt"]), ours, fresh=True)
         listing = "".join("{0:04o} {1}\n".format(mode, path) for path, (_c, mode) in sorted(plan.changed_files.items()))
         directory = plan.result.directory
         plan.result.diff = [
@@ -381,8 +429,9 @@ class Converger:
         if plan.rendered is None or plan.existing is None:
             return
         salt = str(plan.rendered.manifest["salt"])
-        old = _Redactor(plan.existing.variables, salt, fresh=False)
-        new = _Redactor(plan.rendered.variables, salt, fresh=False)
+        ours = set(plan.rendered.variables) - plan.rendered.hand_added
+        old = _Redactor(plan.existing.variables, salt, ours, fresh=False)
+        new = _Redactor(plan.rendered.variables, salt, ours, fresh=False)
         for path, (content, mode) in sorted(plan.changed_files.items()):
             full = os.path.join(plan.result.directory, path)
             if path == ENV_FILE:
@@ -434,11 +483,16 @@ class Converger:
 
     # Writing
 
-    def _discard_leftovers(self) -> None:
+    def _discard_leftovers(self, plans: Mapping[str, _Plan]) -> None:
         """Finish removals and undo creations that an earlier run did not get to the end of."""
         for prefix in (STAGING_PREFIX, REMOVAL_PREFIX):
             for path in _registry.unpublished(self._layout, prefix):
                 shutil.rmtree(path)
+        discard_temporary_files(self._layout.root)
+        for plan in plans.values():
+            if plan.rendered is not None and plan.existing is not None:
+                for relative in ("", *plan.rendered.directories):
+                    discard_temporary_files(os.path.join(plan.result.directory, relative))
 
     def _publish(self, plans: Mapping[str, _Plan]) -> None:
         os.makedirs(self._layout.projects, mode=0o700, exist_ok=True)
@@ -450,23 +504,23 @@ class Converger:
             if plan.existing is None:
                 publisher.add_tree(name, content, _DIRECTORY_MODE)
             else:
-                publisher.change_tree(name, content)
+                publisher.change_tree(name, content, plan.obsolete)
+            if plan.opened:
+                os.chmod(plan.result.directory, _DIRECTORY_MODE)
         publisher.commit()
-        for plan in plans.values():
-            for path in plan.obsolete:
-                os.unlink(os.path.join(plan.result.directory, path))
 
     def _remove(self, names: Sequence[str], allocations: Dict[str, Allocation]) -> None:
         """Delete instances: out of sight first, then out of the registry, then off the disk."""
         for name in names:
+            # First: a record that outlived its instance would be taken for one of the next of that name.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._layout.record(name))
             doomed = os.path.join(self._layout.projects, REMOVAL_PREFIX + name)
             os.rename(self._layout.project(name), doomed)
             sync_directory(self._layout.projects)
             del allocations[name]
             _registry.save(self._layout, allocations)
             shutil.rmtree(doomed)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._layout.record(name))
 
 
 def _diff_entry(path: str, before: str, after: str) -> Dict[str, str]:

@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass
 from typing import List
 
+from ._names import name_problem
+
 ENV_FILE = ".env"
 MANIFEST_FILE = "instance.json"
 OVERRIDE_FILE = "docker-compose.override.yml"
@@ -62,4 +64,6 @@ class Layout:
             entries = os.listdir(self.projects)
         except FileNotFoundError:
             return []
-        return sorted(entry for entry in entries if not entry.startswith(".") and os.path.isfile(self.manifest(entry)))
+        return sorted(
+            entry for entry in entries if name_problem(entry) is None and os.path.isfile(self.manifest(entry))
+        )

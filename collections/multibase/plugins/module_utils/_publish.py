@@ -8,7 +8,7 @@ import ctypes
 import os
 import shutil
 from dataclasses import dataclass, field
-from typing import List, Mapping, Tuple
+from typing import List, Mapping, Sequence, Tuple
 
 _TEMPORARY_SUFFIX = ".multibase-new"
 
@@ -72,6 +72,17 @@ def replace_file(path: str, content: bytes, mode: int) -> None:
     sync_directory(os.path.dirname(path))
 
 
+def discard_temporary_files(directory: str) -> None:
+    """Remove what an interrupted run staged in ``directory`` (not below it)."""
+    try:
+        entries = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.endswith(_TEMPORARY_SUFFIX):
+            _discard(os.path.join(directory, entry))
+
+
 def _discard(path: str) -> None:
     try:
         os.unlink(path)
@@ -101,6 +112,7 @@ class Publisher:
     _new: List[Tuple[str, str]] = field(default_factory=list)
     _renames: List[Tuple[str, str]] = field(default_factory=list)
     _final_renames: List[Tuple[str, str]] = field(default_factory=list)
+    _obsolete: List[str] = field(default_factory=list)
 
     def add_tree(self, name: str, content: FileSet, mode: int) -> None:
         """Stage a tree that does not exist yet. It gets its name in ``commit``."""
@@ -112,14 +124,18 @@ class Publisher:
         self._fill(staging, content.directories, content.files, "")
         self._new.append((staging, os.path.join(self.parent, name)))
 
-    def change_tree(self, name: str, content: FileSet) -> None:
-        """Stage changed files of a tree that exists. They get their names in ``commit``, ``last`` after all others."""
+    def change_tree(self, name: str, content: FileSet, obsolete: Sequence[str] = ()) -> None:
+        """Stage changed files of a tree that exists. They get their names in ``commit``, ``last`` after all others.
+
+        ``obsolete`` files are removed just before ``last``, which still names them until then.
+        """
         tree = os.path.join(self.parent, name)
         self._fill(tree, content.directories, content.files, _TEMPORARY_SUFFIX)
         for relative in content.files:
             path = os.path.join(tree, relative)
             target = self._final_renames if relative == content.last else self._renames
             target.append((path + _TEMPORARY_SUFFIX, path))
+        self._obsolete += [os.path.join(tree, relative) for relative in obsolete]
 
     @staticmethod
     def _fill(
@@ -143,9 +159,11 @@ class Publisher:
         sync_filesystem(self.parent)
         for source, target in self._new + self._renames:
             os.rename(source, target)
+        for path in self._obsolete:
+            _discard(path)
         if self._final_renames:
             sync_filesystem(self.parent)
             for source, target in self._final_renames:
                 os.rename(source, target)
         sync_filesystem(self.parent)
-        self._new, self._renames, self._final_renames = [], [], []
+        self._new, self._renames, self._final_renames, self._obsolete = [], [], [], []

@@ -18,6 +18,22 @@ from ._layout import Layout
 from ._publish import replace_file
 
 SCHEMA = 1
+# What every reader of a manifest relies on.
+_FIELDS = {
+    "project": str,
+    "release": str,
+    "gateway": str,
+    "port_base": int,
+    "subnet": str,
+    "bind_address": str,
+    "ports": dict,
+    "urls": dict,
+    "services": list,
+    "size": str,
+    "salt": str,
+    "secrets": dict,
+    "managed": list,
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,9 @@ def read_manifest(layout: Layout, name: str) -> Dict[str, Any]:
                 path, data.get("schema"), SCHEMA
             )
         )
+    wrong = [field for field, kind in _FIELDS.items() if not isinstance(data.get(field), kind)]
+    if wrong:
+        raise StateCorrupt("{0} is damaged (missing or of the wrong kind: {1})".format(path, ", ".join(wrong)))
     return data
 
 
@@ -74,11 +93,20 @@ def _rows(layout: Layout) -> Mapping[str, Any]:
     return rows if isinstance(rows, dict) else {}
 
 
+def _row_allocation(row: Any) -> Optional[Allocation]:
+    """Return the allocation in a row of the registry, or None when the row is damaged."""
+    try:
+        return allocation_of(row)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def load(layout: Layout) -> Dict[str, Allocation]:
     """Return the allocations of all instances on the host, from the manifests.
 
     Rows without an instance are left out. Where a manifest is damaged, the registry's row keeps the block reserved, so
-    that one broken instance does not stop work on the others. Raises StateCorrupt when there is no such row either.
+    that one broken instance does not stop work on the others. Without such a row its directory counts as one that is
+    not ours, whose ``.env`` says what it claims.
     """
     allocations: Dict[str, Allocation] = {}
     rows: Optional[Mapping[str, Any]] = None
@@ -87,9 +115,9 @@ def load(layout: Layout) -> Dict[str, Allocation]:
             allocations[name] = allocation_of(read_manifest(layout, name))
         except StateCorrupt:
             rows = _rows(layout) if rows is None else rows
-            if name not in rows:
-                raise
-            allocations[name] = allocation_of(rows[name])
+            row = _row_allocation(rows.get(name))
+            if row is not None:
+                allocations[name] = row
     return allocations
 
 

@@ -53,6 +53,13 @@ def release_from_bundle(name: str, bundle: Mapping[str, Any]) -> Release:
 
     Raises MultibaseError when the definition lacks something or contradicts itself.
     """
+    try:
+        return _release_from_bundle(name, bundle)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise MultibaseError("release {0}: {1} is damaged ({2})".format(name, DEFINITION_FILE, error)) from error
+
+
+def _release_from_bundle(name: str, bundle: Mapping[str, Any]) -> Release:
     definition: Mapping[str, Any] = bundle.get("definition") or {}
     files: Dict[str, str] = dict(bundle.get("files") or {})
     missing = [key for key in ("image_sets", "weights", "directories") if not definition.get(key)]

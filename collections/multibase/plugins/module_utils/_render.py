@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
 from . import _envfile, _gateway, _secrets
@@ -46,6 +46,7 @@ class Rendered:
     seeds: Mapping[str, Tuple[bytes, int]]
     directories: Mapping[str, int]
     variables: Mapping[str, str]
+    hand_added: FrozenSet[str]
     manifest: Mapping[str, Any]
 
     def manifest_bytes(self) -> bytes:
@@ -209,11 +210,13 @@ def render_instance(
     salt: str,
     hand_added: Optional[Mapping[str, str]] = None,
     override: bool = False,
+    hand_lines: Optional[Mapping[str, str]] = None,
 ) -> Rendered:
     """Render an instance.
 
     ``secrets`` holds all generated secrets and the user's; ``salt`` is the instance's own, for fingerprints;
-    ``hand_added`` are variables of the old ``.env`` that are not ours, which are kept; ``override`` says whether the
+    ``hand_added`` are variables of the old ``.env``, of which those are kept that are not ours, in the wording of
+    ``hand_lines`` (name -> line); ``override`` says whether the
     user has a ``docker-compose.override.yml``.
     """
     settings = _settings(spec, allocation)
@@ -265,13 +268,17 @@ def render_instance(
     ]
     known = {name for _heading, variables in sections for name in variables}
     extra = {name: value for name, value in (hand_added or {}).items() if name not in known}
-    sections.append(("Added by hand; kept as it is", extra))
+    lines = [
+        (hand_lines or {}).get(name) or "{0}={1}".format(name, _envfile.encode_value(value))
+        for name, value in extra.items()
+    ]
     variables = {name: value for _heading, part in sections for name, value in part.items()}
+    variables.update(extra)
 
     files: Dict[str, Tuple[bytes, int]] = {
         path: (content, 0o644) for path, content in contents.items() if path not in release.seed_files
     }
-    files[ENV_FILE] = (_envfile.render(sections).encode("utf-8"), 0o600)
+    files[ENV_FILE] = (_envfile.render(sections, lines).encode("utf-8"), 0o600)
     manifest: Dict[str, Any] = {
         "schema": SCHEMA,
         "name": spec.name,
@@ -299,5 +306,6 @@ def render_instance(
         seeds={path: (contents[path], 0o644) for path in sorted(release.seed_files)},
         directories=release.directories,
         variables=variables,
+        hand_added=frozenset(extra),
         manifest=manifest,
     )

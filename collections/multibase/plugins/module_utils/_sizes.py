@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This file is private to the multibase.supabase collection; it may change at any time.
-"""Sizes: the memory and processors that all services of one instance share."""
+"""Sizes: the memory that all services of an instance share, and the processors that each may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Dict, Iterable, Mapping
 
 @dataclass(frozen=True)
 class Size:
-    """The total of an instance: memory in MiB, processors in cores."""
+    """Memory of all services together in MiB, cores that each of them may use at most."""
 
     memory: int
     cpus: float
@@ -27,9 +27,18 @@ MINIMUM_MEMORY = 32
 
 def memory_limits(total: int, weights: Mapping[str, int], enabled: Iterable[str]) -> Dict[str, int]:
     """Divide ``total`` MiB over the enabled services by weight. The parts add up to at most the total."""
-    chosen = sorted(enabled)
-    whole = sum(weights[service] for service in chosen)
-    return {service: max(MINIMUM_MEMORY, total * weights[service] // whole) for service in chosen}
+    limits: Dict[str, int] = {}
+    sharing, left = set(enabled), total
+    while True:
+        whole = sum(weights[service] for service in sharing)
+        small = [service for service in sharing if left * weights[service] // whole < MINIMUM_MEMORY]
+        if not small or len(small) == len(sharing):
+            break
+        limits.update({service: MINIMUM_MEMORY for service in small})
+        left -= MINIMUM_MEMORY * len(small)
+        sharing -= set(small)
+    limits.update({service: max(MINIMUM_MEMORY, left * weights[service] // whole) for service in sharing})
+    return {service: limits[service] for service in sorted(limits)}
 
 
 def cpu_limit(wanted: float, available: int) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Container, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
-from . import _envfile
+from . import _envfile, _gateway
 from ._names import name_problem
 from ._ports import base_problem
 from ._release import REQUIRED_SERVICES, Release
@@ -113,8 +113,10 @@ def _url_problem(url: str) -> Optional[str]:
         return "it must begin with http:// or https:// and name a host"
     if parts.username or parts.password or parts.query or parts.fragment:
         return "it must hold no user, query or fragment"
-    if re.search(r"[\s\"'\\<>{}|^`$]", url):
+    if re.search(r"[\s\"'\\<>{}|^`$]", url) or not url.isascii() or not url.isprintable():
         return "it holds characters that no URL has"
+    if "?" in url or "#" in url or "@" in parts.netloc or _gateway.url_origin(url) is None:
+        return "its host must be a name of letters, digits, dots and hyphens, or an address"
     return None
 
 
@@ -201,7 +203,7 @@ def _option_problems(options: Mapping[str, Any], services: FrozenSet[str]) -> Li
         if problem:
             problems.append("cors_origins {0!r}: {1}".format(origin, problem))
     for url in options["redirect_urls"]:
-        if not url or re.search(r"[\s,]", url):
+        if not url or re.search(r"[\s,]", url) or _envfile.value_problem(url):
             problems.append("redirect_urls {0!r}: must be a URL without spaces and commas".format(url))
     if not _DURATION.match(options["health_interval"]):
         problems.append("health_interval {0!r} is no duration such as 30s or 2m".format(options["health_interval"]))
@@ -217,6 +219,8 @@ def _option_problems(options: Mapping[str, Any], services: FrozenSet[str]) -> Li
     ):
         if not low <= value <= high:
             problems.append("{0} {1} is outside {2} to {3}".format(key, value, low, high))
+    if not options["rest"]["schemas"]:
+        problems.append("rest.schemas is empty; at least one schema is needed")
     for schema in options["rest"]["schemas"]:
         if not _SCHEMA.match(schema):
             problems.append("rest.schemas: {0!r} is no name of a schema".format(schema))
@@ -255,7 +259,7 @@ def build(
             options=options,
             declared=recorded,
             services=services,
-            images={service: images[service] for service in sorted(services) if service in images},
+            images={service: images[service] for service in sorted(images)},
             smtp_password=password,
         ),
         problems,

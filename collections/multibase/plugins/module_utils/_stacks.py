@@ -13,7 +13,7 @@ from . import _lock, _secrets, _state
 from ._compose import Compose, Project, last_lines
 from ._engine import Container, Engine, services_of
 from ._errors import ComposeFailed, InvalidInput, MultibaseError
-from ._health import instance_health, service_health
+from ._health import instance_health, instance_state, service_health
 from ._instances import read_existing
 from ._layout import Layout
 from ._names import name_problem, project_name
@@ -100,7 +100,7 @@ def redact(text: str, variables: Mapping[str, str]) -> str:
     """Take an instance's secrets out of what its containers or Compose printed."""
     for name in sorted(_secrets.SECRET_NAMES):
         value = variables.get(name, "")
-        if len(value) >= 6:
+        if len(value) >= 4:
             text = text.replace(value, "***")
     return text
 
@@ -194,7 +194,7 @@ class Runner:
                 stack = load_stack(self._layout, name)
                 action = getattr(self, "_" + self._settings.state)
                 action(stack, by_project.get(stack.project, []), image_ids, deadline, result)
-        except MultibaseError as error:
+        except (MultibaseError, OSError) as error:
             result.failed = True
             result.msg = "instance {0}: {1}".format(name, error)
         result.seconds = time.monotonic() - started
@@ -225,8 +225,11 @@ class Runner:
         with self._locked(stack):
             version = self._compose.version()
             done = self._compose.up(stack.compose, self._settings.pull, self._left(deadline))
-            services = self._compose.services(stack.compose)
-            self._remove_switched_off(stack, services)
+            if done.code == 0:
+                services = self._active_services(stack)
+                self._remove_switched_off(stack, services)
+            else:
+                services = sorted(stack.services)
             after = self._engine.containers(stack.project)
             result.actions = changes(before, after)
             result.changed = bool(result.actions)
@@ -237,6 +240,12 @@ class Runner:
             healthy = self._engine.containers(stack.project)
             record = _state.make_record(digest, version, services, healthy)
             replace_file(self._layout.record(stack.name), _state.record_bytes(record), 0o600)
+
+    def _active_services(self, stack: Stack) -> List[str]:
+        try:
+            return self._compose.services(stack.compose)
+        except ComposeFailed as error:
+            raise ComposeFailed(redact(str(error), stack.variables)) from None
 
     def _restarted(
         self,
@@ -357,7 +366,7 @@ class Runner:
         if done.code == 124:
             return "docker compose {0} did not end in time".format(verb)
         return "docker compose {0} ended with {1}: {2}".format(
-            verb, done.code, redact(last_lines(done.errors, 3), stack.variables)
+            verb, done.code, last_lines(redact(done.errors, stack.variables), 3)
         )
 
     def _left_over(self, project: str, name: str) -> List[str]:
@@ -378,7 +387,8 @@ class Runner:
         self, stack: Stack, containers: Sequence[Container], expected: Iterable[str], result: Result
     ) -> None:
         result.health = instance_health(containers, expected)
-        result.state = "running" if any(container.running for container in containers) else "stopped"
+        state = instance_state(containers, expected)
+        result.state = "stopped" if state == "created" else state
 
     def _finish(
         self,
@@ -422,7 +432,7 @@ class Runner:
         if missing:
             sentences.append("no container: {0}".format(", ".join(missing)))
         for container in bad[:_EXPLAINED_SERVICES]:
-            printed = redact(last_lines(self._engine.logs(container.id, _LOG_LINES), _LOG_LINES), stack.variables)
+            printed = last_lines(redact(self._engine.logs(container.id, _LOG_LINES), stack.variables), _LOG_LINES)
             sentences.append(
                 "service {0} is {1} ({2}); it last printed: {3}".format(
                     container.service, service_health(container), container.status, printed

@@ -93,9 +93,8 @@ options:
         type: dict
       size: &size
         description:
-          - Memory and processors that all services together may use. V(small) is 2 GiB and 1 core, V(medium) 4 GiB
-            and 2, V(large) 8 GiB
-            and 4. V(medium) when not given.
+          - Memory that all services share by weight, and cores that each of them may use at most. V(small) is 2 GiB and
+            1 core, V(medium) 4 GiB and 2, V(large) 8 GiB and 4. V(medium) when not given.
         type: str
         choices: [small, medium, large]
       bind_address: &bind_address
@@ -388,11 +387,20 @@ def argument_spec():
 
 def converge(params, check_mode, with_diff):
     """Do what ``params`` say; return results as the module returns them, diffs and warnings."""
+    problems = []
+
+    def parsed(parse, option, fallback):
+        try:
+            return parse(params[option])
+        except MultibaseError as error:
+            problems.append(str(error))
+            return parse(fallback)
+
     request = Request(
         layout=Layout(os.path.abspath(params["root"])),
         releases={name: release_from_bundle(name, bundle) for name, bundle in (params["bundles"] or {}).items()},
-        ports=parse_port_range(params["port_range"]),
-        subnet_pool=parse_pool(params["subnet_pool"]),
+        ports=parsed(parse_port_range, "port_range", "20000-32759"),
+        subnet_pool=parsed(parse_pool, "subnet_pool", "10.213.0.0/16"),
         defaults=without_unset(params["defaults"]),
         keep_unmentioned=params["keep_unmentioned"],
         confirmed=frozenset(params["confirmed"]),
@@ -402,7 +410,9 @@ def converge(params, check_mode, with_diff):
         cpus=os.cpu_count() or 1,
         now=int(time.time()),
     )
-    results = Converger(request, lambda: _engine.connect_if_present(params["docker_host"])).run(params["instances"])
+    results = Converger(request, lambda: _engine.connect_if_present(params["docker_host"])).run(
+        params["instances"], problems
+    )
     diff = [entry for result in results for entry in result.diff]
     warnings = [warning for result in results for warning in result.warnings]
     return [result.as_dict() for result in results], diff, warnings
@@ -415,11 +425,12 @@ def main():
         # _diff is how Ansible tells a module that the user asked for a diff.
         results, diff, warnings = converge(module.params, module.check_mode, module._diff)
     except InvalidInput as error:
-        module.fail_json(msg=str(error), problems=error.problems)
+        module.fail_json(msg=str(error), problems=error.problems, results=[])
     except MultibaseError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), results=[])
     except OSError as error:
-        module.fail_json(msg="{0}: {1}".format(error.filename or module.params["root"], error.strerror or error))
+        place = error.filename or module.params["root"]
+        module.fail_json(msg="{0}: {1}".format(place, error.strerror or error), results=[])
     for warning in warnings:
         module.warn(warning)
     returned = {"changed": any(result["changed"] for result in results), "results": results}
