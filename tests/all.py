@@ -71,7 +71,7 @@ def pytest(stage: str, *options: str) -> Count:
 
 
 def sandbox(*steps: str) -> bool:
-    """Run commands of the sandbox: ``engine`` has a Docker Engine with Compose, ``images`` the images and a registry."""
+    """Run commands of the sandbox: ``engine`` gives a Docker Engine with Compose, ``images`` images in a registry."""
     return all(command(sys.executable, str(ROOT / "tests" / "sandbox" / "sandbox.py"), step) == 0 for step in steps)
 
 
