@@ -260,14 +260,34 @@ def test_create_says_nothing_of_what_was_not_given(front: Front) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["size", "=x", "auth..x=1", "size.x=1", "smtp.password=x", "a.api_key=x", "JWT_SECRET=x"]
-)
+    "setting",
+    [
+        "size", "=x", "auth..x=1", "size.x=1", "smtp.password=x", "a.api_key=x", "JWT_SECRET=x", "secrets.x=1",
+        'smtp={"password":"x"}', 'a=[{"b":{"api_token":"x"}}]', "name=beta", "state=absent", "state.x=1",
+    ],
+)  # fmt: skip
 def test_settings_that_cannot_be_or_should_not_be_are_refused(front: Front, setting: str) -> None:
     done = front.run("create", "acme", "--size", "small", "--set", setting)
     assert done.returncode == 2
     assert "--set" in done.stderr
     assert "Traceback" not in done.stderr
     assert not front.called
+
+
+def test_settings_may_be_dictionaries(front: Front) -> None:
+    front.run("create", "acme", "--set", 'smtp={"host":"mail.example.net","port":25}', "--set", "smtp.user=u")
+    smtp = {"host": "mail.example.net", "port": 25, "user": "u"}
+    assert front.variables == {"multibase_instance": {"name": "acme", "smtp": smtp}}
+
+
+def test_verbs_that_write_take_a_time_to_wait_for_the_lock(front: Front) -> None:
+    for verb in VERBS:
+        words = [verb] if verb == "site" else [verb, "acme"] + (["--yes"] if verb == "delete" else [])
+        done = front.run(*words, "--lock-timeout", "5")
+        if verb in ("list", "status"):
+            assert done.returncode == 2
+        else:
+            assert front.variables["multibase_lock_timeout"] == 5, done.stderr
 
 
 @pytest.mark.parametrize("verb", ["start", "stop", "restart"])

@@ -740,7 +740,10 @@ def test_deleting_takes_its_own_things_only(tmp_path: Path) -> None:
     (tmp_path / "state" / "app2.json").write_text("{}")
     (tmp_path / "backups" / "app").mkdir(parents=True)
     other = {path: row for path, row in snapshot(tmp_path).items() if "app2" in path}
-    result = only(converge(tmp_path, item("app", state="absent"), confirmed=frozenset({"app"})))
+    with pytest.raises(InvalidInput, match="no Docker Engine answers"):
+        converge(tmp_path, item("app", state="absent"), confirmed=frozenset({"app"}))
+    engine = Engine(FakeDocker())
+    result = only(converge(tmp_path, item("app", state="absent"), confirmed=frozenset({"app"}), engine=engine))
     assert result.changed and result.state == "absent" and result.actions == ["deleted"]
     after = snapshot(tmp_path)
     assert {path: row for path, row in after.items() if "app2" in path} == other
@@ -957,7 +960,8 @@ def test_killed_while_deleting(tmp_path: Path) -> None:
         (root / "state" / "acme.json").write_text("{}")
 
     def work(root: Path) -> None:
-        converge(root, item("acme", state="absent"), item("beta"), confirmed=frozenset({"acme"}))
+        absent = item("acme", state="absent")
+        converge(root, absent, item("beta"), confirmed=frozenset({"acme"}), engine=Engine(FakeDocker()))
 
     def check(root: Path, before: Dict[str, Any], _found: Dict[str, Any]) -> None:
         published = rows(root)
@@ -1030,3 +1034,53 @@ def test_damaged_manifests_are_not_guessed(tmp_path: Path) -> None:
     with pytest.raises((InvalidInput, StateCorrupt)):
         converge(tmp_path, item("acme"))
     assert (tmp_path / "projects/acme/instance.json").read_text() == "{"
+
+
+@pytest.mark.parametrize("lost", ["volumes/db/data", "volumes/db/custom", "volumes/storage"])
+def test_lost_data_is_not_made_anew(tmp_path: Path, lost: str) -> None:
+    converge(tmp_path, item("acme"))
+    directory = tmp_path / "projects" / "acme" / lost
+    directory.rmdir()
+    with pytest.raises(InvalidInput, match="is missing: put it back"):
+        converge(tmp_path, item("acme", size="large"))
+    assert not directory.exists()
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    converge(tmp_path, item("acme"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    main = tmp_path / "projects" / "acme" / "volumes" / "functions" / "main"
+    (main / "index.ts").unlink()
+    main.rmdir()
+    main.symlink_to(elsewhere)
+    with pytest.raises(InvalidInput, match="symbolic link"):
+        converge(tmp_path, item("acme", size="large"))
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_an_instance_on_a_disk_of_its_own_is_not_deleted(tmp_path: Path) -> None:
+    converge(tmp_path, item("acme"))
+    place = tmp_path / "projects" / "acme"
+    place.rename(tmp_path / "other-disk")
+    place.symlink_to(tmp_path / "other-disk")
+    with pytest.raises(InvalidInput, match="a link or a file system of its own"):
+        converge(
+            tmp_path, item("acme", state="absent"), confirmed=frozenset({"acme"}), engine=Engine(FakeDocker())
+        )
+    assert (tmp_path / "other-disk" / "instance.json").exists()
+    assert not converge(tmp_path, item("beta"))[0].warnings
+
+
+def test_deleting_waits_for_who_works_on_the_instance(tmp_path: Path) -> None:
+    converge(tmp_path, item("acme"))
+    held = exclusive(str(tmp_path / "state" / "locks" / "acme.lock"), 1)
+    with held, pytest.raises(LockTimeout):
+        converge(
+            tmp_path,
+            item("acme", state="absent"),
+            confirmed=frozenset({"acme"}),
+            engine=Engine(FakeDocker()),
+            lock_timeout=0.2,
+        )
+    assert (tmp_path / "projects" / "acme" / "instance.json").exists()

@@ -32,6 +32,7 @@ def declaring(name: str) -> Dict[str, Any]:
         ({}, [], []),
         ({"multibase_limit": "beta, acme,"}, [], ["acme", "beta"]),
         ({"multibase_limit": ["beta", "acme"]}, [declaring("other")], ["acme", "beta"]),
+        ({"multibase_limit": ["beta, acme", " "]}, [declaring("other")], ["acme", "beta"]),
         ({"multibase_limit": ["all"]}, [declaring("b"), declaring("a")], ["a", "b"]),
         ({"multibase_instance": {"name": "new"}, "multibase_limit": ["x"]}, [], ["new"]),
         ({"multibase_instances": [{"name": "a"}]}, [{}], ["a"]),

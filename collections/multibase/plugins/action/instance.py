@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
 from ansible_collections.multibase.supabase.plugins.module_utils._options import common_options, instance_options
-from ansible_collections.multibase.supabase.plugins.module_utils._ports import parse_port_range
+from ansible_collections.multibase.supabase.plugins.module_utils._ports import DEFAULT_RANGE, parse_port_range
 from ansible_collections.multibase.supabase.plugins.module_utils._release import (
     DEFINITION_FILE,
     release_from_bundle,
@@ -21,15 +21,16 @@ from ansible_collections.multibase.supabase.plugins.module_utils._release import
 from ansible_collections.multibase.supabase.plugins.module_utils._spec import (
     DEFAULT_RELEASE,
     declaration_problems,
+    name_problems,
     without_unset,
 )
-from ansible_collections.multibase.supabase.plugins.module_utils._subnets import parse_pool
+from ansible_collections.multibase.supabase.plugins.module_utils._subnets import DEFAULT_POOL, parse_pool
 
 # Only what can be part of a release is sent to hosts; editors' backups and the like stay here.
 _SUFFIXES = (".yml", ".sql", ".exs", ".ts", ".json", ".jsonc")
 _RANGES = (
-    (parse_port_range, "port_range", "20000-32759"),
-    (parse_pool, "subnet_pool", "10.213.0.0/16"),
+    (parse_port_range, "port_range", DEFAULT_RANGE),
+    (parse_pool, "subnet_pool", DEFAULT_POOL),
 )
 
 
@@ -76,7 +77,8 @@ def check_options(instances: object, defaults: object) -> tuple[list[dict], dict
     validator = ArgumentSpecValidator(instance_options())
     for position, item in enumerate(instances, start=1):
         if not isinstance(item, Mapping):
-            problems.append(f"instance number {position}: a dictionary with a name is needed, not {item!r:.60}")
+            found = type(item).__name__
+            problems.append(f"instance number {position}: a dictionary with a name is needed, not a {found}")
             continue
         label = f"instance {item['name']}" if item.get("name") else f"instance number {position}"
         typed, messages = _messages(validator, item)
@@ -88,7 +90,7 @@ def check_options(instances: object, defaults: object) -> tuple[list[dict], dict
         typed_defaults, messages = _messages(ArgumentSpecValidator(common_options()), defaults)
         problems += [f"defaults: {message}" for message in messages]
     elif defaults is not None:
-        problems.append(f"defaults must be a dictionary of options, not {defaults!r:.60}")
+        problems.append(f"defaults must be a dictionary of options, not a {type(defaults).__name__}")
     return items, typed_defaults, problems
 
 
@@ -124,7 +126,12 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def _declaration_problems(items: list, defaults: dict, bundles: dict, arguments: dict) -> list[str]:
-        """Return what the module itself would say, so that it is said together with mistakes of spelling and type."""
+        """Return what the module itself would say, so that it is said together with mistakes of spelling and type.
+
+        Where recorded options lie under those that are given, only the host knows what they amount to.
+        """
+        if arguments.get("keep_unmentioned"):
+            return name_problems([item.get("name") for item in items])
         try:
             releases = {name: release_from_bundle(name, bundle) for name, bundle in bundles.items()}
             confirmed = arguments.get("confirmed") or []

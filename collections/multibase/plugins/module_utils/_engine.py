@@ -93,6 +93,9 @@ class Engine:
 
     def _call(self, what: str, method: str, *args: Any, **options: Any) -> Any:
         try:
+            if method == "stop":
+                # It may take a minute, in which the others must not wait.
+                return self._client.stop(*args, **options)
             with self._lock:
                 return getattr(self._client, method)(*args, **options)
         except Exception as error:  # the SDK lets errors of requests, urllib3 and its own through
@@ -184,13 +187,21 @@ class Engine:
             return ""
         return data.decode("utf-8", "replace") if isinstance(data, bytes) else str(data)
 
-    def stop(self, container: str, timeout: int = 10) -> None:
-        """Stop a container by its id. One that is gone already is no error."""
-        self._call_unless_gone("stop a container", "stop", container, timeout=timeout)
+    def stop(self, container: str) -> None:
+        """Stop a container by its id, within its own grace period. One that is gone already is no error."""
+        self._call_unless_gone("stop a container", "stop", container)
 
     def remove(self, container: str) -> None:
         """Remove a container by its id, if it is still there. Volumes are left alone, anonymous ones too."""
         self._call_unless_gone("remove a container", "remove_container", container, v=False, force=True)
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network, if it is still there."""
+        self._call_unless_gone("remove a network", "remove_network", name)
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a named volume, if it is still there."""
+        self._call_unless_gone("remove a volume", "remove_volume", name)
 
     def _call_unless_gone(self, what: str, method: str, *args: Any, **options: Any) -> None:
         try:

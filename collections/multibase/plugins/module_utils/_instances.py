@@ -189,6 +189,8 @@ class Converger:
         self._engine: Optional[Engine] = None
         self._engine_asked = False
         self._host = HostView(request.layout, self._engine_once)
+        # What the user should know that belongs to no instance of this run.
+        self.warnings: List[str] = []
 
     def _engine_once(self) -> Optional[Engine]:
         if not self._engine_asked:
@@ -274,6 +276,8 @@ class Converger:
                         wanted, allocations[name].port_base
                     )
                 )
+            if spec is not None and existing is not None:
+                found += self._directory_problems(spec)
             problems += ["instance {0}: {1}".format(name, problem) for problem in found]
             if spec is not None and not found:
                 ready.append((item, spec, existing))
@@ -286,6 +290,26 @@ class Converger:
         for _item, spec, existing in ready:
             plans[spec.name] = self._plan_one(spec, allocations[spec.name], existing, version)
         return []
+
+    def _directory_problems(self, spec: _spec.InstanceSpec) -> List[str]:
+        """Say what of an existing instance must not be written to, or not be made anew."""
+        directory = self._layout.project(spec.name)
+        release = self._request.releases[spec.options["release"]]
+        problems = [
+            "{0} is missing: put it back (is a file system not mounted?). It is not made anew, because the instance "
+            "would start without its data".format(os.path.join(directory, path))
+            for path in release.data
+            if not os.path.isdir(os.path.join(directory, path))
+        ]
+        # Services write below volumes/: a link there would have us, as root, write wherever it points to.
+        parents = {os.path.dirname(path) for path in release.files} | set(release.directories)
+        parents -= set(release.data)
+        problems += [
+            "{0} is a symbolic link; nothing is written through it. Put a directory in its place".format(path)
+            for path in sorted(os.path.join(directory, parent) for parent in parents if parent)
+            if os.path.islink(path)
+        ]
+        return problems
 
     def _refuse_foreign_directory(self, name: str, existing: Optional[Existing]) -> None:
         directory = self._layout.project(name)
@@ -459,27 +483,43 @@ class Converger:
             if name not in allocations:
                 if os.path.lexists(directory):
                     problems.append(
-                        "instance {0}: {1} exists, but is no instance (no {2}); it is left alone".format(
-                            name, directory, MANIFEST_FILE
-                        )
+                        "instance {0}: {1} exists, but has no {2} that can be read; it is left alone. If it is to go, "
+                        "remove it by hand".format(name, directory, MANIFEST_FILE)
                     )
                 continue
-            engine = self._engine_once()
-            if engine is not None:
-                left = engine.left_of(allocations[name].project, name)
-                remaining = ["{0} {1}".format(kind[:-1], what) for kind, names in left.items() for what in names]
-                if remaining:
-                    problems.append(
-                        "instance {0}: its directory stays while there is still {1}; remove them first with "
-                        "playbooks/delete.yml or multibase.supabase.stack state=absent purge_volumes=true".format(
-                            name, ", ".join(remaining)
-                        )
-                    )
-                    continue
+            problem = self._removal_problem(name, allocations[name])
+            if problem:
+                problems.append("instance {0}: {1}".format(name, problem))
+                continue
             plan.result.changed, plan.result.actions = True, ["deleted"]
             if self._request.with_diff:
                 plan.result.diff = [_diff_entry(directory, "present\n", "")]
         return problems
+
+    def _removal_problem(self, name: str, allocation: Allocation) -> Optional[str]:
+        """Say why an instance's directory must stay, or return None."""
+        directory = self._layout.project(name)
+        outside = _other_filesystem(directory)
+        if outside:
+            return "{0} is a link or a file system of its own; nothing was deleted. Unmount or unlink it first".format(
+                outside
+            )
+        engine = self._engine_once()
+        if engine is None:
+            if os.path.exists(self._layout.record(name)) or _has_entries(os.path.join(directory, "volumes/db/data")):
+                return (
+                    "no Docker Engine answers, so nobody can tell whether its containers run; nothing was deleted. "
+                    "Start Docker and try again"
+                )
+            return None
+        left = engine.left_of(allocation.project, name)
+        remaining = ["{0} {1}".format(kind[:-1], what) for kind, names in left.items() for what in names]
+        if not remaining:
+            return None
+        return (
+            "its directory stays while there is still {0}; remove them first with playbooks/delete.yml or "
+            "multibase.supabase.stack state=absent purge_volumes=true".format(", ".join(remaining))
+        )
 
     # Writing
 
@@ -487,7 +527,10 @@ class Converger:
         """Finish removals and undo creations that an earlier run did not get to the end of."""
         for prefix in (STAGING_PREFIX, REMOVAL_PREFIX):
             for path in _registry.unpublished(self._layout, prefix):
-                shutil.rmtree(path)
+                # What cannot be removed must not keep the other instances from being worked on.
+                shutil.rmtree(path, ignore_errors=True)
+                if os.path.lexists(path):
+                    self.warnings.append("{0} is left of an interrupted run and cannot be removed".format(path))
         discard_temporary_files(self._layout.root)
         for plan in plans.values():
             if plan.rendered is not None and plan.existing is not None:
@@ -512,15 +555,46 @@ class Converger:
     def _remove(self, names: Sequence[str], allocations: Dict[str, Allocation]) -> None:
         """Delete instances: out of sight first, then out of the registry, then off the disk."""
         for name in names:
-            # First: a record that outlived its instance would be taken for one of the next of that name.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._layout.record(name))
-            doomed = os.path.join(self._layout.projects, REMOVAL_PREFIX + name)
-            os.rename(self._layout.project(name), doomed)
-            sync_directory(self._layout.projects)
-            del allocations[name]
-            _registry.save(self._layout, allocations)
-            shutil.rmtree(doomed)
+            with _lock.exclusive(self._layout.lock(name), self._request.lock_timeout):
+                # Asked again, because somebody may have started it while we waited for the lock.
+                problem = self._removal_problem(name, allocations[name])
+                if problem:
+                    raise InvalidInput(["instance {0}: {1}".format(name, problem)])
+                # First: a record that outlived its instance would be taken for one of the next of that name.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._layout.record(name))
+                doomed = os.path.join(self._layout.projects, REMOVAL_PREFIX + name)
+                os.rename(self._layout.project(name), doomed)
+                sync_directory(self._layout.projects)
+                del allocations[name]
+                _registry.save(self._layout, allocations)
+                shutil.rmtree(doomed)
+
+
+def _has_entries(directory: str) -> bool:
+    try:
+        return bool(os.listdir(directory))
+    except FileNotFoundError:
+        return False
+
+
+def _other_filesystem(directory: str) -> Optional[str]:
+    """Return the first directory of an instance that is a link or on another file system than the instances, or None.
+
+    Services make no mounts: three levels hold all that somebody could have put on a disk of its own.
+    """
+    device = os.stat(os.path.dirname(directory)).st_dev
+    level = [directory]
+    for _depth in range(4):
+        below: List[str] = []
+        for path in level:
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode) or status.st_dev != device:
+                return path
+            with os.scandir(path) as entries:
+                below += [entry.path for entry in entries if entry.is_dir()]
+        level = sorted(below)
+    return None
 
 
 def _diff_entry(path: str, before: str, after: str) -> Dict[str, str]:

@@ -50,7 +50,10 @@ def _acquire(path: str, deadline: float) -> int:
 @contextlib.contextmanager
 def exclusive(path: str, timeout: float) -> Iterator[None]:
     """Hold the lock at ``path``, waiting up to ``timeout`` seconds for it. Raises LockTimeout."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    directory = os.path.dirname(path)
+    # One level after the other: the mode of makedirs holds for the last level only.
+    os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
     descriptor = _acquire(path, time.monotonic() + timeout)
     try:
         yield

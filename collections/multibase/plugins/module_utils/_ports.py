@@ -11,6 +11,8 @@ from typing import AbstractSet, Dict, Iterator, Mapping, Optional
 from ._errors import MultibaseError
 
 BLOCK_SIZE = 10
+# Below the ephemeral range of Linux, which begins at 32768.
+DEFAULT_RANGE = "20000-32759"
 # What each port of a block is for. +7 to +9 are reserved.
 PORT_OFFSETS: Dict[str, int] = {
     "gateway_http": 0,

@@ -152,18 +152,26 @@ class Publisher:
                 _discard(path)
             write_new(path, content, mode)
 
+    def _sync(self) -> None:
+        """Sync every filesystem that is written to: part of an instance may lie on a disk of its own."""
+        directories = {self.parent}
+        directories.update(os.path.dirname(target) for _source, target in self._renames + self._final_renames)
+        by_device = {os.stat(directory).st_dev: directory for directory in sorted(directories)}
+        for directory in by_device.values():
+            sync_filesystem(directory)
+
     def commit(self) -> None:
         """Give everything that was staged its name. Data reaches the disk before names, ``last`` after the rest."""
         if not (self._new or self._renames or self._final_renames):
             return
-        sync_filesystem(self.parent)
+        self._sync()
         for source, target in self._new + self._renames:
             os.rename(source, target)
         for path in self._obsolete:
             _discard(path)
         if self._final_renames:
-            sync_filesystem(self.parent)
+            self._sync()
             for source, target in self._final_renames:
                 os.rename(source, target)
-        sync_filesystem(self.parent)
+        self._sync()
         self._new, self._renames, self._final_renames, self._obsolete = [], [], [], []

@@ -33,6 +33,7 @@ _FIELDS = {
     "salt": str,
     "secrets": dict,
     "managed": list,
+    "declared": dict,
 }
 
 
@@ -72,7 +73,12 @@ def read_manifest(layout: Layout, name: str) -> Dict[str, Any]:
                 path, data.get("schema"), SCHEMA
             )
         )
-    wrong = [field for field, kind in _FIELDS.items() if not isinstance(data.get(field), kind)]
+    wrong = [
+        field
+        for field, kind in _FIELDS.items()
+        if not isinstance(data.get(field), kind)
+        or (kind is list and not all(isinstance(entry, str) for entry in data[field]))
+    ]
     if wrong:
         raise StateCorrupt("{0} is damaged (missing or of the wrong kind: {1})".format(path, ", ".join(wrong)))
     return data

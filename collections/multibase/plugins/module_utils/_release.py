@@ -25,7 +25,7 @@ class Release:
     ``images`` maps an image set to service -> reference, ``weights`` says how memory is divided, ``mounted`` which
     files each service has mounted (a change of them recreates it), ``requires`` which services an optional one needs,
     ``files`` are the texts by path relative to the project directory, ``seed_files`` those that belong to the user
-    once they exist, ``directories`` maps a directory to its octal mode.
+    once they exist, ``directories`` maps a directory to its octal mode, ``data`` are those that are never made anew.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Release:
     files: Mapping[str, str]
     seed_files: FrozenSet[str]
     directories: Mapping[str, int]
+    data: Tuple[str, ...]
 
     @property
     def services(self) -> List[str]:
@@ -83,5 +84,6 @@ def _release_from_bundle(name: str, bundle: Mapping[str, Any]) -> Release:
         requires={str(key): tuple(value) for key, value in (definition.get("requires") or {}).items()},
         files=files,
         seed_files=frozenset(definition.get("seed_files") or ()),
+        data=tuple(definition.get("data") or ()),
         directories={str(key): _mode(value) for key, value in definition["directories"].items()},
     )

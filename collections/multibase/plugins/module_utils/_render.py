@@ -11,7 +11,7 @@ from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
 from . import _envfile, _gateway, _secrets
-from ._layout import ENV_FILE, OVERRIDE_FILE
+from ._layout import ENV_FILE, OVERRIDE_FILE, Layout
 from ._ports import PORT_OFFSETS
 from ._registry import SCHEMA, Allocation
 from ._release import COMPOSE_FILE, Release
@@ -240,7 +240,7 @@ def render_instance(
         "COMPOSE_FILE": ":".join(_compose_file_list(spec, facts, override)),
         "COMPOSE_PROFILES": ",".join(optional),
         "MULTIBASE_INSTANCE": spec.name,
-        "MULTIBASE_PROJECT_DIR": "{0}/projects/{1}".format(facts.root, spec.name),
+        "MULTIBASE_PROJECT_DIR": Layout(facts.root).project(spec.name),
         "MULTIBASE_BIND_ADDRESS": spec.options["bind_address"],
         "MULTIBASE_SUBNET": allocation.subnet,
         "MULTIBASE_HEALTH_INTERVAL": spec.options["health_interval"],
@@ -300,6 +300,8 @@ def render_instance(
             if name in _secrets.GENERATED_NAMES
         },
         "managed": sorted(set(files) - {ENV_FILE}),
+        # What of the .env is ours; anything else there was added by hand.
+        "variables": sorted(known),
     }
     return Rendered(
         files=files,

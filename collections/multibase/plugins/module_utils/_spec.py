@@ -103,6 +103,11 @@ def _boolean(value: Any) -> Optional[bool]:
     return False if text in ("false", "no", "off", "0") else None
 
 
+def _shown(value: str) -> str:
+    """Return a value as it may be quoted back: what stands before an @ may be a password."""
+    return repr(re.sub(r"(^|//)[^/@]*@", r"\1***@", value))
+
+
 def _url_problem(url: str) -> Optional[str]:
     try:
         parts = urlsplit(url)
@@ -158,7 +163,7 @@ def _images(options: Mapping[str, Any], release: Release) -> Tuple[Dict[str, str
         )
     registry = options["image_registry"].rstrip("/")
     if registry and not _REGISTRY.match(registry):
-        problems.append("image_registry {0!r} is not of the form host[:port][/path]".format(registry))
+        problems.append("image_registry {0} is not of the form host[:port][/path]".format(_shown(registry)))
     if registry:
         images = {service: "{0}/{1}".format(registry, image) for service, image in images.items()}
     for service, image in options["images"].items():
@@ -169,7 +174,7 @@ def _images(options: Mapping[str, Any], release: Release) -> Tuple[Dict[str, str
                 )
             )
         elif not _IMAGE.match(str(image)):
-            problems.append("images.{0}: {1!r} is no image reference".format(service, image))
+            problems.append("images.{0}: {1} is no image reference".format(service, _shown(str(image))))
         else:
             images[service] = str(image)
     return images, problems
@@ -193,7 +198,7 @@ def _option_problems(options: Mapping[str, Any], services: FrozenSet[str]) -> Li
         if problem is None and key == "public_url" and urlsplit(options[key]).path.strip("/"):
             problem = "the gateway serves whole hosts; a path is not possible"
         if problem:
-            problems.append("{0} {1!r}: {2}".format(key, options[key], problem))
+            problems.append("{0} {1}: {2}".format(key, _shown(options[key]), problem))
     if "*" in options["cors_origins"] and len(options["cors_origins"]) > 1:
         problems.append("cors_origins: '*' allows every origin, so nothing else can stand beside it")
     for origin in options["cors_origins"]:
@@ -201,10 +206,10 @@ def _option_problems(options: Mapping[str, Any], services: FrozenSet[str]) -> Li
         if problem is None and origin != "*" and urlsplit(origin).path:
             problem = "an origin has no path, not even a slash"
         if problem:
-            problems.append("cors_origins {0!r}: {1}".format(origin, problem))
+            problems.append("cors_origins {0}: {1}".format(_shown(origin), problem))
     for url in options["redirect_urls"]:
         if not url or re.search(r"[\s,]", url) or _envfile.value_problem(url):
-            problems.append("redirect_urls {0!r}: must be a URL without spaces and commas".format(url))
+            problems.append("redirect_urls {0}: must be a URL without spaces and commas".format(_shown(url)))
     if not _DURATION.match(options["health_interval"]):
         problems.append("health_interval {0!r} is no duration such as 30s or 2m".format(options["health_interval"]))
     if not _USERNAME.match(options["dashboard_username"]):

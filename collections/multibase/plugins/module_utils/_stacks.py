@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import _lock, _secrets, _state
+from . import _lock, _registry, _secrets, _state
 from ._compose import Compose, Project, last_lines
 from ._engine import Container, Engine, services_of
-from ._errors import ComposeFailed, InvalidInput, MultibaseError
+from ._errors import ComposeFailed, InvalidInput, MultibaseError, StateCorrupt
 from ._health import instance_health, instance_state, service_health
 from ._instances import read_existing
 from ._layout import Layout
@@ -34,7 +34,7 @@ class Settings:
     state: str
     services: Tuple[str, ...] = ()
     parallel: int = 4
-    timeout: float = 300.0
+    timeout: float = 600.0
     pull: str = "missing"
     purge_volumes: bool = False
     confirmed: FrozenSet[str] = frozenset()
@@ -77,6 +77,7 @@ class Stack:
     project: str
     services: FrozenSet[str]
     managed: Tuple[str, ...]
+    hand_added: FrozenSet[str]
     compose: Project
 
     @property
@@ -92,14 +93,15 @@ def load_stack(layout: Layout, name: str) -> Stack:
         project=str(existing.manifest["project"]),
         services=frozenset(existing.manifest["services"]),
         managed=tuple(existing.manifest.get("managed") or ()),
+        hand_added=frozenset(existing.variables) - frozenset(existing.manifest.get("variables") or existing.variables),
         compose=Project(layout.project(name), existing.variables),
     )
 
 
-def redact(text: str, variables: Mapping[str, str]) -> str:
-    """Take an instance's secrets out of what its containers or Compose printed."""
-    for name in sorted(_secrets.SECRET_NAMES):
-        value = variables.get(name, "")
+def redact(text: str, variables: Mapping[str, str], hand_added: Iterable[str] = ()) -> str:
+    """Take an instance's secrets, and what was added to its ``.env`` by hand, out of what was printed."""
+    values = {variables.get(name, "") for name in [*_secrets.SECRET_NAMES, *hand_added]}
+    for value in sorted(values, key=len, reverse=True):
         if len(value) >= 4:
             text = text.replace(value, "***")
     return text
@@ -191,14 +193,58 @@ class Runner:
             if name not in self._layout.instance_names():
                 self._absent_already(name, result)
             else:
-                stack = load_stack(self._layout, name)
-                action = getattr(self, "_" + self._settings.state)
-                action(stack, by_project.get(stack.project, []), image_ids, deadline, result)
+                stack = self._load(name)
+                if stack is None:
+                    self._by_label(name, result)
+                else:
+                    action = getattr(self, "_" + self._settings.state)
+                    action(stack, by_project.get(stack.project, []), image_ids, deadline, result)
         except (MultibaseError, OSError) as error:
             result.failed = True
             result.msg = "instance {0}: {1}".format(name, error)
         result.seconds = time.monotonic() - started
         return result
+
+    def _load(self, name: str) -> Optional[Stack]:
+        """Read an instance; None for a damaged one that shall only be stopped or removed, which needs no files."""
+        try:
+            return load_stack(self._layout, name)
+        except StateCorrupt:
+            if self._settings.state in ("stopped", "absent"):
+                return None
+            raise
+
+    def _by_label(self, name: str, result: Result) -> None:
+        """Stop or remove a damaged instance through the Engine alone."""
+        try:
+            project = str(_registry.read_manifest(self._layout, name)["project"])
+        except StateCorrupt:
+            project = project_name(name)
+        absent = self._settings.state == "absent"
+        before = self._engine.containers(project)
+        if self._settings.check_mode:
+            result.changed = bool(before)
+            result.actions = ["{0} {1}".format("removed" if absent else "stopped", box.service) for box in before]
+            return
+        with _lock.exclusive(self._layout.lock(name), self._settings.lock_timeout):
+            for container in before:
+                if container.running:
+                    self._engine.stop(container.id)
+                if absent:
+                    self._engine.remove(container.id)
+            if absent:
+                left = self._engine.left_of(project, name)
+                for network in left["networks"]:
+                    self._engine.remove_network(network)
+                for volume in left["volumes"] if self._settings.purge_volumes else ():
+                    self._engine.remove_volume(volume)
+        after = self._engine.containers(project)
+        result.actions = changes(before, after)
+        result.changed = bool(result.actions)
+        result.state, result.health = "absent" if absent else "stopped", "stopped"
+        still = [container.name for container in after if absent or container.running]
+        if still:
+            raise ComposeFailed("still there: {0}".format(", ".join(still)))
 
     # States
 
@@ -210,42 +256,65 @@ class Runner:
         deadline: float,
         result: Result,
     ) -> None:
+        services, containers = self._bring_up(stack, before, image_ids, deadline, result)
+        self._wait(stack, services, deadline, result, containers)
+
+    def _reasons(
+        self, stack: Stack, containers: Sequence[Container], image_ids: Mapping[str, str]
+    ) -> Tuple[str, List[str], List[str]]:
+        """Return the digest of what decides, why containers are not as they should be, and the services recorded."""
         digest = _state.input_digest(stack.compose.directory, stack.variables, stack.managed)
         record = _state.read_record(self._layout.record(stack.name))
-        reasons = _state.differences(record, digest, before, image_ids)
+        reasons = _state.differences(record, digest, containers, image_ids)
         if self._settings.pull == "always" and not reasons:
             reasons = ["newer images may be there"]
+        return digest, reasons, sorted(stack.services) if reasons else list(record["services"])
+
+    def _bring_up(
+        self,
+        stack: Stack,
+        before: List[Container],
+        image_ids: Mapping[str, str],
+        deadline: float,
+        result: Result,
+    ) -> Tuple[List[str], List[Container]]:
+        """Make the containers what the files say, where they are not; return services and containers as they are then.
+
+        Does not wait for health.
+        """
+        _digest, reasons, services = self._reasons(stack, before, image_ids)
         if not reasons:
-            self._finish(stack, list(record["services"]), deadline, result, before)
-            return
+            return services, before
         if self._settings.check_mode:
             result.changed, result.actions = True, reasons
-            self._describe(stack, before, stack.services, result)
-            return
+            return services, before
         with self._locked(stack):
+            # Read again: whoever held the lock may have done it, changed the files, or deleted the instance.
+            stack = load_stack(self._layout, stack.name)
+            before = self._engine.containers(stack.project)
+            digest, reasons, services = self._reasons(stack, before, self._engine.image_ids())
+            if not reasons:
+                return services, before
             version = self._compose.version()
             done = self._compose.up(stack.compose, self._settings.pull, self._left(deadline))
             if done.code == 0:
                 services = self._active_services(stack)
                 self._remove_switched_off(stack, services)
-            else:
-                services = sorted(stack.services)
             after = self._engine.containers(stack.project)
             result.actions = changes(before, after)
             result.changed = bool(result.actions)
             if done.code != 0:
                 self._describe(stack, after, services, result)
                 raise ComposeFailed(self._explain(stack, after, services, self._complaint(stack, "up", done)))
-            self._finish(stack, services, deadline, result, after)
-            healthy = self._engine.containers(stack.project)
-            record = _state.make_record(digest, version, services, healthy)
+            record = _state.make_record(digest, version, services, after)
             replace_file(self._layout.record(stack.name), _state.record_bytes(record), 0o600)
+        return services, after
 
     def _active_services(self, stack: Stack) -> List[str]:
         try:
             return self._compose.services(stack.compose)
         except ComposeFailed as error:
-            raise ComposeFailed(redact(str(error), stack.variables)) from None
+            raise ComposeFailed(redact(str(error), stack.variables, stack.hand_added)) from None
 
     def _restarted(
         self,
@@ -261,21 +330,22 @@ class Runner:
                 ["it has no service {0}; it has {1}".format(", ".join(unknown), ", ".join(sorted(stack.services)))]
             )
         if self._settings.check_mode:
-            services = ", ".join(self._settings.services) or "all services"
-            result.changed, result.actions = True, ["restarted " + services]
+            what = ", ".join(self._settings.services) or "all services"
+            result.changed, result.actions = True, ["restarted " + what]
             self._describe(stack, before, stack.services, result)
             return
-        self._started(stack, before, image_ids, deadline, result)
+        services, containers = self._bring_up(stack, before, image_ids, deadline, result)
         touched = {action.split(" ", 1)[1] for action in result.actions}
         wanted = sorted(set(self._settings.services or stack.services) - touched)
         if wanted:
             with self._locked(stack):
                 done = self._compose.restart(stack.compose, wanted, self._left(deadline))
-                if done.code != 0:
-                    raise ComposeFailed(self._complaint(stack, "restart", done))
-                result.changed = True
-                result.actions += ["restarted " + service for service in wanted]
-                self._finish(stack, sorted(stack.services), deadline, result, None)
+            if done.code != 0:
+                raise ComposeFailed(self._complaint(stack, "restart", done))
+            result.changed = True
+            result.actions += ["restarted " + service for service in wanted]
+            containers = self._engine.containers(stack.project)
+        self._wait(stack, services, deadline, result, containers)
 
     def _stopped(
         self,
@@ -366,7 +436,7 @@ class Runner:
         if done.code == 124:
             return "docker compose {0} did not end in time".format(verb)
         return "docker compose {0} ended with {1}: {2}".format(
-            verb, done.code, last_lines(redact(done.errors, stack.variables), 3)
+            verb, done.code, last_lines(redact(done.errors, stack.variables, stack.hand_added), 3)
         )
 
     def _left_over(self, project: str, name: str) -> List[str]:
@@ -390,32 +460,22 @@ class Runner:
         state = instance_state(containers, expected)
         result.state = "stopped" if state == "created" else state
 
-    def _finish(
-        self,
-        stack: Stack,
-        services: Sequence[str],
-        deadline: float,
-        result: Result,
-        containers: Optional[List[Container]],
+    def _wait(
+        self, stack: Stack, services: Sequence[str], deadline: float, result: Result, containers: List[Container]
     ) -> None:
-        """Wait until all services are healthy. Raises ComposeFailed naming those that are not when time is up."""
+        """Wait until all services are healthy. Raises ComposeFailed naming those that are not when time is up.
+
+        No lock is held meanwhile: an instance that does not come up can be stopped.
+        """
         while True:
-            if containers is None:
-                containers = self._engine.containers(stack.project)
             self._describe(stack, containers, services, result)
-            if result.health == "healthy" or (self._settings.check_mode and not result.changed):
+            if result.health == "healthy" or self._settings.check_mode:
                 return
             if time.monotonic() >= deadline:
-                raise ComposeFailed(
-                    self._explain(
-                        stack,
-                        containers,
-                        services,
-                        "not healthy after {0:.0f} s".format(self._settings.timeout),
-                    )
-                )
+                complaint = "not healthy after {0:.0f} s".format(self._settings.timeout)
+                raise ComposeFailed(self._explain(stack, containers, services, complaint))
             self._sleep(_POLL_SECONDS)
-            containers = None
+            containers = self._engine.containers(stack.project)
 
     def _explain(
         self, stack: Stack, containers: Sequence[Container], services: Sequence[str], complaint: str
@@ -432,10 +492,10 @@ class Runner:
         if missing:
             sentences.append("no container: {0}".format(", ".join(missing)))
         for container in bad[:_EXPLAINED_SERVICES]:
-            printed = last_lines(redact(self._engine.logs(container.id, _LOG_LINES), stack.variables), _LOG_LINES)
+            printed = redact(self._engine.logs(container.id, _LOG_LINES), stack.variables, stack.hand_added)
             sentences.append(
                 "service {0} is {1} ({2}); it last printed: {3}".format(
-                    container.service, service_health(container), container.status, printed
+                    container.service, service_health(container), container.status, last_lines(printed, _LOG_LINES)
                 )
             )
         if len(bad) > _EXPLAINED_SERVICES:

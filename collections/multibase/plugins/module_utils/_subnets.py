@@ -10,6 +10,7 @@ from typing import Iterable, List, Optional, Tuple
 from ._errors import MultibaseError
 
 PREFIX_LENGTH = 26
+DEFAULT_POOL = "10.213.0.0/16"
 
 
 def parse_pool(text: str) -> ipaddress.IPv4Network:

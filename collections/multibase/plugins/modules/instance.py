@@ -362,10 +362,10 @@ from ansible_collections.multibase.supabase.plugins.module_utils._errors import 
 from ansible_collections.multibase.supabase.plugins.module_utils._instances import Converger, Request
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
 from ansible_collections.multibase.supabase.plugins.module_utils._options import common_options, instance_options
-from ansible_collections.multibase.supabase.plugins.module_utils._ports import parse_port_range
+from ansible_collections.multibase.supabase.plugins.module_utils._ports import DEFAULT_RANGE, parse_port_range
 from ansible_collections.multibase.supabase.plugins.module_utils._release import release_from_bundle
 from ansible_collections.multibase.supabase.plugins.module_utils._spec import without_unset
-from ansible_collections.multibase.supabase.plugins.module_utils._subnets import parse_pool
+from ansible_collections.multibase.supabase.plugins.module_utils._subnets import DEFAULT_POOL, parse_pool
 
 
 def argument_spec():
@@ -379,8 +379,8 @@ def argument_spec():
         "instances": {"type": "list", "elements": "dict", "required": True, "options": instance_options()},
         "defaults": {"type": "dict", "default": {}, "options": common_options()},
         "keep_unmentioned": {"type": "bool", "default": False},
-        "port_range": {"type": "str", "default": "20000-32759"},
-        "subnet_pool": {"type": "str", "default": "10.213.0.0/16"},
+        "port_range": {"type": "str", "default": DEFAULT_RANGE},
+        "subnet_pool": {"type": "str", "default": DEFAULT_POOL},
         "confirmed": {"type": "list", "elements": "str", "default": [], "no_log": False},
     }
 
@@ -399,22 +399,22 @@ def converge(params, check_mode, with_diff):
     request = Request(
         layout=Layout(os.path.abspath(params["root"])),
         releases={name: release_from_bundle(name, bundle) for name, bundle in (params["bundles"] or {}).items()},
-        ports=parsed(parse_port_range, "port_range", "20000-32759"),
-        subnet_pool=parsed(parse_pool, "subnet_pool", "10.213.0.0/16"),
+        ports=parsed(parse_port_range, "port_range", DEFAULT_RANGE),
+        subnet_pool=parsed(parse_pool, "subnet_pool", DEFAULT_POOL),
         defaults=without_unset(params["defaults"]),
         keep_unmentioned=params["keep_unmentioned"],
         confirmed=frozenset(params["confirmed"]),
         lock_timeout=params["lock_timeout"],
         check_mode=check_mode,
         with_diff=with_diff,
-        cpus=os.cpu_count() or 1,
+        # Not cpu_count: Docker too counts the processors that it may use, not those that there are.
+        cpus=len(os.sched_getaffinity(0)),
         now=int(time.time()),
     )
-    results = Converger(request, lambda: _engine.connect_if_present(params["docker_host"])).run(
-        params["instances"], problems
-    )
+    converger = Converger(request, lambda: _engine.connect_if_present(params["docker_host"]))
+    results = converger.run(params["instances"], problems)
     diff = [entry for result in results for entry in result.diff]
-    warnings = [warning for result in results for warning in result.warnings]
+    warnings = converger.warnings + [warning for result in results for warning in result.warnings]
     return [result.as_dict() for result in results], diff, warnings
 
 

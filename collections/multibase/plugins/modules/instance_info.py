@@ -59,7 +59,8 @@ instances:
       returned: success
       sample: acme
     state:
-      description: V(running), V(partial), V(stopped), V(created) before the first start, V(damaged), or V(unknown)
+      description: V(running), V(partial), V(stopped), V(created) before the first start, V(damaged), V(deleting) when
+        a deletion was interrupted, or V(unknown)
         without an Engine.
       type: str
       returned: success
@@ -70,7 +71,7 @@ instances:
       returned: success
       sample: healthy
     problem:
-      description: What is wrong with a damaged instance.
+      description: What is wrong with the instance, or why its state is unknown.
       type: str
       returned: success
       sample: ""
@@ -132,8 +133,8 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.multibase.supabase.plugins.module_utils import _engine
-from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
-from ansible_collections.multibase.supabase.plugins.module_utils._info import describe_all
+from ansible_collections.multibase.supabase.plugins.module_utils._errors import EngineUnavailable, MultibaseError
+from ansible_collections.multibase.supabase.plugins.module_utils._info import describe_all, interrupted_deletions
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
 
 
@@ -149,10 +150,15 @@ def main():
     )
     layout = Layout(os.path.abspath(module.params["root"]))
     wanted = set(module.params["instances"])
+    engine, trouble = None, "there is no Docker Engine on this host"
     try:
-        names = [name for name in layout.instance_names() if not wanted or name in wanted]
-        engine = _engine.connect_if_present(module.params["docker_host"]) if names else None
-        instances = describe_all(layout, names, engine)
+        there = sorted({*layout.instance_names(), *interrupted_deletions(layout)})
+        names = [name for name in there if not wanted or name in wanted]
+        try:
+            engine = _engine.connect_if_present(module.params["docker_host"]) if names else None
+        except EngineUnavailable as error:
+            trouble = str(error)
+        instances = describe_all(layout, names, engine, trouble)
     except MultibaseError as error:
         module.fail_json(msg=str(error))
     except OSError as error:

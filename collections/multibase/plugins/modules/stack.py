@@ -27,7 +27,10 @@ extends_documentation_fragment:
   - multibase.supabase._attributes.lock
 attributes:
   check_mode:
-    support: full
+    support: partial
+    details:
+      - Compares with the files that are there. What M(multibase.supabase.instance) would change of them in the same
+        check run is not taken into account.
   diff_mode:
     support: none
     details:
@@ -199,9 +202,9 @@ def run(params, check_mode):
         lock_timeout=params["lock_timeout"],
         check_mode=check_mode,
     )
-    remote = None if params["docker_host"] == _engine.DEFAULT_HOST else params["docker_host"]
+    docker_host = params["docker_host"]
     runner = Runner(
-        Layout(os.path.abspath(params["root"])), _engine.connect(params["docker_host"]), Compose(remote), settings
+        Layout(os.path.abspath(params["root"])), _engine.connect(docker_host), Compose(docker_host), settings
     )
     return [result.as_dict() for result in runner.run(params["instances"])]
 
