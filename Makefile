@@ -24,7 +24,7 @@ lint: ## run the linters and type checks
 
 bench: ## measure against what one would otherwise do (ONLY=name runs one benchmark)
 	@tests/setup.sh
-	@.venv/bin/python tests/bench/bench.py $(ONLY)
+	@.venv/bin/python tests/bench/bench.py $(if $(ONLY),--only $(ONLY))
 
 clean: ## remove what demo and tests started, and everything that can be made again
 	@tests/clean.sh

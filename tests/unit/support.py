@@ -337,6 +337,14 @@ class FakeDocker:
             if container not in self.stubborn:
                 row.update(State="exited", Status="Exited (0) 1 second ago")
 
+    def remove_network(self, name: str) -> None:
+        self.calls.append("remove_network")
+        self.network_rows = [row for row in self.network_rows if row["Name"] != name]
+
+    def remove_volume(self, name: str) -> None:
+        self.calls.append("remove_volume")
+        self.volume_rows = [row for row in self.volume_rows if row["Name"] != name]
+
     def remove_container(self, container: str, v: bool = False, force: bool = False) -> None:
         with self.lock:
             self.calls.append("remove")
@@ -366,7 +374,14 @@ class FakeCompose:
     def verbs(self) -> List[str]:
         return [verb_of(call) for call in self.calls]
 
-    def __call__(self, argv: Sequence[str], cwd: str, environment: Mapping[str, str], timeout: float) -> Completed:
+    def __call__(
+        self,
+        argv: Sequence[str],
+        cwd: str,
+        environment: Mapping[str, str],
+        timeout: float,
+        keep_open: Sequence[int] = (),
+    ) -> Completed:
         with self.docker.lock:
             self.calls.append(list(argv))
             self.environments.append(dict(environment))

@@ -136,3 +136,17 @@ def test_programs_that_are_started_do_not_inherit_it(tmp_path: Path) -> None:
     finally:
         sleeper.kill()
         sleeper.wait()
+
+
+def test_a_child_that_inherits_the_lock_goes_on_holding_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "locks" / "acme.lock")
+    with exclusive(path, 1) as descriptor:
+        child = subprocess.Popen(["sleep", "30"], pass_fds=(descriptor,))
+    try:
+        with pytest.raises(LockTimeout), exclusive(path, 0.2):
+            raise AssertionError("the lock was free")
+    finally:
+        child.kill()
+        child.wait()
+    with exclusive(path, 1):
+        return

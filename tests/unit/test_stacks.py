@@ -18,12 +18,12 @@ import pytest
 
 from ansible_collections.multibase.supabase.plugins.module_utils import _stacks
 from ansible_collections.multibase.supabase.plugins.module_utils._compose import Compose
-from ansible_collections.multibase.supabase.plugins.module_utils._engine import Engine
+from ansible_collections.multibase.supabase.plugins.module_utils._engine import Container, Engine
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import InvalidInput
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
 from ansible_collections.multibase.supabase.plugins.module_utils._lock import exclusive
 from ansible_collections.multibase.supabase.plugins.module_utils._process import Completed
-from ansible_collections.multibase.supabase.plugins.module_utils._stacks import Result, Runner, Settings
+from ansible_collections.multibase.supabase.plugins.module_utils._stacks import Result, Runner, Settings, load_stack
 from unit.support import (
     SERVICES,
     FakeCompose,
@@ -684,3 +684,58 @@ def test_redaction_knows_every_secret_of_the_env(host: Host) -> None:
     text = _stacks.redact(" ".join(variables.values()), variables)
     values = {**secrets_of(host.root, "acme"), "SMTP_PASS": "mailpassword", "OPENAI_API_KEY": "sk-openai"}
     assert_no_secret(text, values, "text")
+
+
+# What goes wrong in between
+
+
+def test_restart_does_not_wait_for_the_unhealthy_first(running: Host) -> None:
+    running.docker.service(PROJECT, "auth")["Status"] = UNHEALTHY
+    result = running.one("restarted", services=("auth",))
+    assert "restart" in running.verbs(), "nothing was restarted"
+    assert result.actions == ["restarted auth"]
+
+
+def test_a_start_that_waited_for_another_one_finds_nothing_to_do(running: Host) -> None:
+    stale: List[Container] = []
+    running.compose.calls.clear()
+    runner = Runner(
+        Layout(str(running.root)), Engine(running.docker), Compose(runner=running.compose), Settings(state="started")
+    )
+    result = Result("acme")
+    runner._started(load_stack(Layout(str(running.root)), "acme"), stale, {}, time.monotonic() + 5, result)
+    assert running.verbs() == [] and not result.changed and result.health == "healthy"
+
+
+def test_no_lock_is_held_while_waiting_for_health(host: Host) -> None:
+    host.compose.status["auth"] = UNHEALTHY
+    free: List[bool] = []
+
+    def take_the_lock() -> None:
+        with exclusive(str(host.root / "state" / "locks" / "acme.lock"), 0.1):
+            free.append(True)
+
+    host.on_sleep = take_the_lock
+    assert host.one("started", timeout=0.3).failed
+    assert free
+
+
+def test_a_damaged_instance_can_be_stopped_and_removed(running: Host) -> None:
+    path = running.root / "projects" / "acme" / ".env"
+    path.write_text(path.read_text().replace("VAULT_ENC_KEY=", "VAULT_ENC_KEY=x"))
+    assert running.one("started").failed
+    stopped = running.one("stopped")
+    assert not stopped.failed and stopped.changed, stopped.msg
+    assert set(running.states().values()) == {"exited"} and running.verbs() == []
+    removed = running.one("absent")
+    assert not removed.failed and removed.changed, removed.msg
+    assert running.states() == {}
+    assert not [call for call in running.docker.calls if "volume" in str(call) and "remove" in str(call)]
+
+
+def test_what_was_added_by_hand_is_taken_out_of_messages(host: Host) -> None:
+    path = host.root / "projects" / "acme" / ".env"
+    path.write_text(path.read_text() + "STRIPE_KEY=canary-by-hand\n")
+    host.compose.answers["up"] = Completed(1, "", "cannot use canary-by-hand")
+    result = host.one("started")
+    assert result.failed and "cannot use ***" in result.msg and "canary" not in result.msg

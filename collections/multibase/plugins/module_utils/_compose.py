@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from ._engine import INSTALL_HINT
 from ._errors import ComposeFailed
@@ -29,7 +29,18 @@ MINIMUM_VERSION = (2, 24)
 _BASE = ("docker", "compose", "--ansi", "never", "--progress", "plain")
 _EVERY_PROFILE = ("--profile", "*")
 
-Runner = Callable[[Sequence[str], str, Mapping[str, str], float], Completed]
+class Runner(Protocol):
+    """Runs a program: argv, working directory, environment, seconds, descriptors to inherit."""
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        cwd: str,
+        environment: Mapping[str, str],
+        timeout: float,
+        keep_open: Sequence[int] = (),
+    ) -> Completed: ...
+
 
 
 def up_argv(pull: str) -> List[str]:
@@ -84,10 +95,15 @@ def parse_version(text: str) -> Tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Project:
-    """A Compose project on the host: its directory and the variables of its ``.env``."""
+    """A Compose project on the host: its directory and the variables of its ``.env``.
+
+    ``locks`` are descriptors that hold its lock. Compose inherits them: should we be killed, the next run waits for the
+    Compose that goes on without us.
+    """
 
     directory: str
     variables: Mapping[str, str]
+    locks: Tuple[int, ...] = ()
 
 
 class Compose:
@@ -124,6 +140,8 @@ class Compose:
     def _run(self, project: Project, argv: Sequence[str], timeout: float) -> Completed:
         environment: Dict[str, str] = dict(self._environment)
         environment["COMPOSE_FILE"] = ":".join(compose_files(project.variables, project.directory))
+        if project.locks:
+            return self._runner(argv, project.directory, environment, timeout, project.locks)
         return self._runner(argv, project.directory, environment, timeout)
 
     def up(self, project: Project, pull: str, timeout: float) -> Completed:

@@ -212,7 +212,7 @@ class Converger:
         with self._locked():
             return self._converge(items)
 
-    def _locked(self) -> ContextManager[None]:
+    def _locked(self) -> ContextManager[Optional[int]]:
         if self._request.check_mode:
             return contextlib.nullcontext()
         return _lock.exclusive(self._layout.registry_lock, self._request.lock_timeout)

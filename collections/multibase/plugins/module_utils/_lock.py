@@ -48,14 +48,17 @@ def _acquire(path: str, deadline: float) -> int:
 
 
 @contextlib.contextmanager
-def exclusive(path: str, timeout: float) -> Iterator[None]:
-    """Hold the lock at ``path``, waiting up to ``timeout`` seconds for it. Raises LockTimeout."""
+def exclusive(path: str, timeout: float) -> Iterator[int]:
+    """Hold the lock at ``path``, waiting up to ``timeout`` seconds for it. Raises LockTimeout.
+
+    Yields the descriptor that holds it. A child that inherits it holds the lock too, also when we are killed.
+    """
     directory = os.path.dirname(path)
     # One level after the other: the mode of makedirs holds for the last level only.
     os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
     os.makedirs(directory, mode=0o700, exist_ok=True)
     descriptor = _acquire(path, time.monotonic() + timeout)
     try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

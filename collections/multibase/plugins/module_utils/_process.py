@@ -56,10 +56,13 @@ def _end(process: subprocess.Popen[bytes]) -> Tuple[bytes, bytes]:
     return b"", b""
 
 
-def run(argv: Sequence[str], cwd: str, environment: Mapping[str, str], timeout: float) -> Completed:
+def run(
+    argv: Sequence[str], cwd: str, environment: Mapping[str, str], timeout: float, keep_open: Sequence[int] = ()
+) -> Completed:
     """Run ``argv`` and wait for it, at most ``timeout`` seconds; then its whole process group is ended.
 
-    It is asked to end first: Compose in the middle of recreating a container gets the time to finish that.
+    It is asked to end first: Compose in the middle of recreating a container gets the time to finish that. It inherits
+    the descriptors ``keep_open``.
     """
     process = subprocess.Popen(
         list(argv),
@@ -69,6 +72,7 @@ def run(argv: Sequence[str], cwd: str, environment: Mapping[str, str], timeout: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        pass_fds=tuple(keep_open),
     )
     try:
         output, errors = process.communicate(timeout=timeout)

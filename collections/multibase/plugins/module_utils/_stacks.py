@@ -6,8 +6,21 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from dataclasses import dataclass, field, replace
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from . import _lock, _registry, _secrets, _state
 from ._compose import Compose, Project, last_lines
@@ -83,6 +96,10 @@ class Stack:
     @property
     def variables(self) -> Mapping[str, str]:
         return self.compose.variables
+
+    def holding(self, lock: int) -> Stack:
+        """Return the same stack, whose Compose holds the lock as well."""
+        return replace(self, compose=replace(self.compose, locks=(lock,)))
 
 
 def load_stack(layout: Layout, name: str) -> Stack:
@@ -288,9 +305,9 @@ class Runner:
         if self._settings.check_mode:
             result.changed, result.actions = True, reasons
             return services, before
-        with self._locked(stack):
+        with self._locked(stack) as lock:
             # Read again: whoever held the lock may have done it, changed the files, or deleted the instance.
-            stack = load_stack(self._layout, stack.name)
+            stack = load_stack(self._layout, stack.name).holding(lock)
             before = self._engine.containers(stack.project)
             digest, reasons, services = self._reasons(stack, before, self._engine.image_ids())
             if not reasons:
@@ -338,8 +355,8 @@ class Runner:
         touched = {action.split(" ", 1)[1] for action in result.actions}
         wanted = sorted(set(self._settings.services or stack.services) - touched)
         if wanted:
-            with self._locked(stack):
-                done = self._compose.restart(stack.compose, wanted, self._left(deadline))
+            with self._locked(stack) as lock:
+                done = self._compose.restart(stack.holding(lock).compose, wanted, self._left(deadline))
             if done.code != 0:
                 raise ComposeFailed(self._complaint(stack, "restart", done))
             result.changed = True
@@ -363,8 +380,8 @@ class Runner:
             result.changed, result.actions = True, ["stopped " + container.service for container in running]
             self._describe(stack, before, stack.services, result)
             return
-        with self._locked(stack):
-            done = self._compose.stop(stack.compose, self._left(deadline))
+        with self._locked(stack) as lock:
+            done = self._compose.stop(stack.holding(lock).compose, self._left(deadline))
             for container in self._engine.containers(stack.project):
                 if container.running:
                     self._engine.stop(container.id)
@@ -393,12 +410,13 @@ class Runner:
         if self._settings.check_mode:
             result.changed, result.actions = True, ["removed " + what for what in there]
             return
-        with self._locked(stack):
+        with self._locked(stack) as lock:
+            compose = stack.holding(lock).compose
             # The Engine may still count a container that is gone as an endpoint of the network, for a moment.
             for attempt in range(_DOWN_ATTEMPTS):
                 if attempt:
                     self._sleep(_DOWN_PAUSE_SECONDS)
-                done = self._compose.down(stack.compose, self._settings.purge_volumes, self._left(deadline))
+                done = self._compose.down(compose, self._settings.purge_volumes, self._left(deadline))
                 left = self._left_over(stack.project, stack.name)
                 if not left:
                     break
@@ -424,7 +442,7 @@ class Runner:
 
     # Steps
 
-    def _locked(self, stack: Stack) -> Any:
+    def _locked(self, stack: Stack) -> ContextManager[int]:
         return _lock.exclusive(self._layout.lock(stack.name), self._settings.lock_timeout)
 
     @staticmethod
