@@ -703,7 +703,8 @@ def test_a_start_that_waited_for_another_one_finds_nothing_to_do(running: Host) 
         Layout(str(running.root)), Engine(running.docker), Compose(runner=running.compose), Settings(state="started")
     )
     result = Result("acme")
-    runner._started(load_stack(Layout(str(running.root)), "acme"), stale, {}, time.monotonic() + 5, result)
+    stack = load_stack(Layout(str(running.root)), "acme")
+    runner._started(_stacks._Job(stack, stale, {}, time.monotonic() + 5, result))
     assert running.verbs() == [] and not result.changed and result.health == "healthy"
 
 

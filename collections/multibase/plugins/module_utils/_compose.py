@@ -29,6 +29,7 @@ MINIMUM_VERSION = (2, 24)
 _BASE = ("docker", "compose", "--ansi", "never", "--progress", "plain")
 _EVERY_PROFILE = ("--profile", "*")
 
+
 class Runner(Protocol):
     """Runs a program: argv, working directory, environment, seconds, descriptors to inherit."""
 
@@ -40,7 +41,6 @@ class Runner(Protocol):
         timeout: float,
         keep_open: Sequence[int] = (),
     ) -> Completed: ...
-
 
 
 def up_argv(pull: str) -> List[str]:

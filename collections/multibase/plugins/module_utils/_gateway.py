@@ -829,7 +829,7 @@ def _listener(spec: GatewaySpec) -> Json:
     return {
         "name": "gateway",
         # Inside the container; what is reachable from outside is decided by the published port.
-        "address": {"socket_address": {"address": "0.0.0.0", "port_value": LISTEN_PORT}},  # noqa: S104
+        "address": {"socket_address": {"address": "0.0.0.0", "port_value": LISTEN_PORT}},  # noqa: S104 - in its container
         "per_connection_buffer_limit_bytes": BUFFER_LIMIT_BYTES,
         "filter_chains": [{"filters": [manager]}],
     }

@@ -146,6 +146,21 @@ def changes(before: Sequence[Container], after: Sequence[Container]) -> List[str
     return actions
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One instance to be worked on: as found, until when (``time.monotonic``), and where what is done is told."""
+
+    stack: Stack
+    before: List[Container]
+    image_ids: Mapping[str, str]
+    deadline: float
+    result: Result
+
+    @property
+    def seconds_left(self) -> float:
+        return self.deadline - time.monotonic()
+
+
 class Runner:
     """Carries out ``settings`` for instances of one host."""
 
@@ -215,7 +230,7 @@ class Runner:
                     self._by_label(name, result)
                 else:
                     action = getattr(self, "_" + self._settings.state)
-                    action(stack, by_project.get(stack.project, []), image_ids, deadline, result)
+                    action(_Job(stack, by_project.get(stack.project, []), image_ids, deadline, result))
         except (MultibaseError, OSError) as error:
             result.failed = True
             result.msg = "instance {0}: {1}".format(name, error)
@@ -265,16 +280,9 @@ class Runner:
 
     # States
 
-    def _started(
-        self,
-        stack: Stack,
-        before: List[Container],
-        image_ids: Mapping[str, str],
-        deadline: float,
-        result: Result,
-    ) -> None:
-        services, containers = self._bring_up(stack, before, image_ids, deadline, result)
-        self._wait(stack, services, deadline, result, containers)
+    def _started(self, job: _Job) -> None:
+        services, containers = self._bring_up(job)
+        self._wait(job, services, containers)
 
     def _reasons(
         self, stack: Stack, containers: Sequence[Container], image_ids: Mapping[str, str]
@@ -287,19 +295,13 @@ class Runner:
             reasons = ["newer images may be there"]
         return digest, reasons, sorted(stack.services) if reasons else list(record["services"])
 
-    def _bring_up(
-        self,
-        stack: Stack,
-        before: List[Container],
-        image_ids: Mapping[str, str],
-        deadline: float,
-        result: Result,
-    ) -> Tuple[List[str], List[Container]]:
+    def _bring_up(self, job: _Job) -> Tuple[List[str], List[Container]]:
         """Make the containers what the files say, where they are not; return services and containers as they are then.
 
         Does not wait for health.
         """
-        _digest, reasons, services = self._reasons(stack, before, image_ids)
+        stack, before, result = job.stack, job.before, job.result
+        _digest, reasons, services = self._reasons(stack, before, job.image_ids)
         if not reasons:
             return services, before
         if self._settings.check_mode:
@@ -313,7 +315,7 @@ class Runner:
             if not reasons:
                 return services, before
             version = self._compose.version()
-            done = self._compose.up(stack.compose, self._settings.pull, self._left(deadline))
+            done = self._compose.up(stack.compose, self._settings.pull, max(1.0, job.seconds_left))
             if done.code == 0:
                 services = self._active_services(stack)
                 self._remove_switched_off(stack, services)
@@ -333,14 +335,8 @@ class Runner:
         except ComposeFailed as error:
             raise ComposeFailed(redact(str(error), stack.variables, stack.hand_added)) from None
 
-    def _restarted(
-        self,
-        stack: Stack,
-        before: List[Container],
-        image_ids: Mapping[str, str],
-        deadline: float,
-        result: Result,
-    ) -> None:
+    def _restarted(self, job: _Job) -> None:
+        stack, result = job.stack, job.result
         unknown = sorted(set(self._settings.services) - stack.services)
         if unknown:
             raise InvalidInput(
@@ -349,29 +345,24 @@ class Runner:
         if self._settings.check_mode:
             what = ", ".join(self._settings.services) or "all services"
             result.changed, result.actions = True, ["restarted " + what]
-            self._describe(stack, before, stack.services, result)
+            self._describe(stack, job.before, stack.services, result)
             return
-        services, containers = self._bring_up(stack, before, image_ids, deadline, result)
+        services, containers = self._bring_up(job)
         touched = {action.split(" ", 1)[1] for action in result.actions}
         wanted = sorted(set(self._settings.services or stack.services) - touched)
         if wanted:
             with self._locked(stack) as lock:
-                done = self._compose.restart(stack.holding(lock).compose, wanted, self._left(deadline))
+                done = self._compose.restart(stack.holding(lock).compose, wanted, max(1.0, job.seconds_left))
             if done.code != 0:
                 raise ComposeFailed(self._complaint(stack, "restart", done))
             result.changed = True
             result.actions += ["restarted " + service for service in wanted]
             containers = self._engine.containers(stack.project)
-        self._wait(stack, services, deadline, result, containers)
+        self._wait(job, services, containers)
 
-    def _stopped(
-        self,
-        stack: Stack,
-        before: List[Container],
-        image_ids: Mapping[str, str],
-        deadline: float,
-        result: Result,
-    ) -> None:
+    def _stopped(self, job: _Job) -> None:
+        stack, result = job.stack, job.result
+        before = job.before
         running = [container for container in before if container.running]
         if not running:
             self._describe(stack, before, stack.services, result)
@@ -381,7 +372,7 @@ class Runner:
             self._describe(stack, before, stack.services, result)
             return
         with self._locked(stack) as lock:
-            done = self._compose.stop(stack.holding(lock).compose, self._left(deadline))
+            done = self._compose.stop(stack.holding(lock).compose, max(1.0, job.seconds_left))
             for container in self._engine.containers(stack.project):
                 if container.running:
                     self._engine.stop(container.id)
@@ -395,14 +386,8 @@ class Runner:
                     "still running after stop: {0}. {1}".format(", ".join(still), self._complaint(stack, "stop", done))
                 )
 
-    def _absent(
-        self,
-        stack: Stack,
-        before: List[Container],
-        image_ids: Mapping[str, str],
-        deadline: float,
-        result: Result,
-    ) -> None:
+    def _absent(self, job: _Job) -> None:
+        stack, result = job.stack, job.result
         result.state, result.health = "absent", "stopped"
         there = self._left_over(stack.project, stack.name)
         if not there:
@@ -416,7 +401,7 @@ class Runner:
             for attempt in range(_DOWN_ATTEMPTS):
                 if attempt:
                     self._sleep(_DOWN_PAUSE_SECONDS)
-                done = self._compose.down(compose, self._settings.purge_volumes, self._left(deadline))
+                done = self._compose.down(compose, self._settings.purge_volumes, max(1.0, job.seconds_left))
                 left = self._left_over(stack.project, stack.name)
                 if not left:
                     break
@@ -444,10 +429,6 @@ class Runner:
 
     def _locked(self, stack: Stack) -> ContextManager[int]:
         return _lock.exclusive(self._layout.lock(stack.name), self._settings.lock_timeout)
-
-    @staticmethod
-    def _left(deadline: float) -> float:
-        return max(1.0, deadline - time.monotonic())
 
     @staticmethod
     def _complaint(stack: Stack, verb: str, done: Completed) -> str:
@@ -478,18 +459,17 @@ class Runner:
         state = instance_state(containers, expected)
         result.state = "stopped" if state == "created" else state
 
-    def _wait(
-        self, stack: Stack, services: Sequence[str], deadline: float, result: Result, containers: List[Container]
-    ) -> None:
+    def _wait(self, job: _Job, services: Sequence[str], containers: List[Container]) -> None:
         """Wait until all services are healthy. Raises ComposeFailed naming those that are not when time is up.
 
         No lock is held meanwhile: an instance that does not come up can be stopped.
         """
+        stack, result = job.stack, job.result
         while True:
             self._describe(stack, containers, services, result)
             if result.health == "healthy" or self._settings.check_mode:
                 return
-            if time.monotonic() >= deadline:
+            if job.seconds_left <= 0:
                 complaint = "not healthy after {0:.0f} s".format(self._settings.timeout)
                 raise ComposeFailed(self._explain(stack, containers, services, complaint))
             self._sleep(_POLL_SECONDS)
