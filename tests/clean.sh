@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Removes what `make demo` and `make test` started (the web view of ARA, test hosts, the registry), and what can be made
-# again (.venv, .cache). The records of runs in .ara stay, and so do the Docker Engine and its images; it says so.
+# Removes what `make demo` and `make test` started (the web view of ARA; test hosts and the registry with their volumes and
+# network), and what can be made again (.venv, .cache, .ansible, .demo, caches of tools). It says what it keeps.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,10 +14,25 @@ if [ -f .demo/ara.pid ]; then
   fi
 fi
 
-if command -v docker >/dev/null && docker version >/dev/null 2>&1; then
-  "$(command -v python3 || echo .venv/bin/python)" tests/sandbox/sandbox.py down
+if command -v docker >/dev/null; then
+  if docker version >/dev/null 2>&1; then
+    "$(command -v python3 || echo .venv/bin/python)" tests/sandbox/sandbox.py down
+  else
+    echo "clean: no Docker Engine answers, so test hosts, the registry and their volumes stay where there are any" >&2
+  fi
 fi
 
-rm -rf .demo .cache .venv .ansible
+rm -rf .demo .cache .venv .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis
 find . -name __pycache__ -type d -prune -exec rm -rf {} +
-echo "clean: done; kept: the Docker Engine with its images, and the records of runs in .ara (rm -r .ara removes them)"
+
+# Only what is there is named, so that nothing is looked for in vain.
+kept() { [ ! -e "$1" ] || printf '  %s   %s\n' "$1" "$2"; }
+echo "clean: done. Kept, and yours to remove:"
+kept .ara "the records of all runs"
+kept "${MULTIBASE_CACHE:-$HOME/.cache/multibase-sandbox}" "downloads and root file systems for the sandbox's images"
+if command -v docker >/dev/null; then
+  echo "  the Docker Engine, which goes on running, its packages, and its images (multibase-sandbox/*) and build cache"
+fi
+kept /usr/local/lib/docker/cli-plugins/docker-compose "Compose, where Debian's was missing or too old"
+kept /var/lib/multibase-sandbox "log and process number of an Engine that the sandbox started"
+echo "  Debian packages that were installed (python3 and python3-venv, for example)"

@@ -177,7 +177,7 @@ Try next:
   ./multibase -i sandbox stop beta
   ./multibase -i sandbox start beta
   ./multibase -i sandbox create gamma --size small
-Remove all of it:
+Remove the test host, its instances, the registry and the web view (it names what it keeps, as the Engine and images):
   make clean""")
     return 0
 

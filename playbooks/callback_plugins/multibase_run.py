@@ -32,13 +32,16 @@ MAX_INSTANCE_LABELS = 50
 
 
 def names_in(value: Any) -> List[str]:
-    """Return the instances' names in a ``multibase_limit`` (list or comma-separated) or ``multibase_instances``."""
+    """Return the instances' names in a ``multibase_limit`` (list or comma-separated) or ``multibase_instances``.
+
+    The role reads a limit in the same way (``__multibase_instances_asked``): split at commas, trimmed, blanks dropped.
+    """
     if isinstance(value, str):
-        return [name.strip() for name in value.split(",") if name.strip()]
+        value = [value]
     if not isinstance(value, (list, tuple)):
         return []
     names = [entry.get("name") if isinstance(entry, Mapping) else entry for entry in value]
-    return [str(name) for name in names if name]
+    return [part.strip() for name in names if name for part in str(name).split(",") if part.strip()]
 
 
 def run_instances(shared: Mapping[str, Any], hosts: List[Mapping[str, Any]]) -> List[str]:
@@ -49,9 +52,9 @@ def run_instances(shared: Mapping[str, Any], hosts: List[Mapping[str, Any]]) -> 
     instance = shared.get("multibase_instance")
     if isinstance(instance, Mapping) and instance.get("name"):
         return [str(instance["name"])]
-    named = names_in(shared.get("multibase_limit"))
-    if named and named != ["all"]:
-        return sorted(set(named))
+    named = set(names_in(shared.get("multibase_limit"))) - {"all"}
+    if named:
+        return sorted(named)
     declared = set(names_in(shared.get("multibase_instances")))
     for variables in hosts:
         declared.update(names_in(variables.get("multibase_instances")))
@@ -87,7 +90,7 @@ def failure_message(result: Mapping[str, Any]) -> str:
     return "\n".join(dict.fromkeys(messages))
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc]
+class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible is not typed
     """See the module's text."""
 
     CALLBACK_VERSION = 2.0

@@ -389,3 +389,20 @@ def test_mistakes_in_a_command_line_get_usage_and_no_traceback(front: Front) -> 
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
     assert not front.called
+
+
+def test_clean_names_what_it_keeps_and_what_it_could_not_remove(tmp_path: Path) -> None:
+    for directory in ("tests", "bin", ".ara", ".venv", ".demo", "cache"):
+        (tmp_path / directory).mkdir()
+    shutil.copy(ROOT / "tests" / "clean.sh", tmp_path / "tests")
+    docker = tmp_path / "bin" / "docker"
+    docker.write_text("#!/bin/sh\nexit 1\n")
+    docker.chmod(0o755)
+    environment = {"PATH": f"{docker.parent}:{os.environ['PATH']}", "MULTIBASE_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        ["sh", "tests/clean.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "no Docker Engine answers" in done.stderr
+    for kept in (".ara", str(tmp_path / "cache"), "Docker Engine", "Debian packages"):
+        assert kept in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".ara", "bin", "cache", "tests"]
