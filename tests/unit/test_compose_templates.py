@@ -146,7 +146,7 @@ def test_ports_agree_with_the_compose_files() -> None:
         for port in DEFINITION["ports"].values()
     }
     published = {
-        (file, service, port["target"], VARIABLE.fullmatch(port["published"]).group(1))  # type: ignore[union-attr]
+        (file, service, port["target"], VARIABLE.fullmatch(port["published"]).group(1))
         for file in COMPOSE_FILES
         for service, data in load(file)["services"].items()
         for port in data.get("ports", [])

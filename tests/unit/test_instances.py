@@ -562,7 +562,7 @@ def test_a_wanted_block_goes_before_the_others(tmp_path: Path) -> None:
 def test_when_the_range_or_the_pool_is_full_nothing_is_written(tmp_path: Path) -> None:
     items = [item("a"), item("b"), item("c")]
     for changes in ({"ports": parse_port_range("20000-20019")}, {"subnet_pool": parse_pool("10.213.0.0/25")}):
-        problem = problems_of(lambda changes=changes: converge(tmp_path, *items, **changes))  # type: ignore[misc]
+        problem = problems_of(lambda changes=changes: converge(tmp_path, *items, **changes))
         assert "instance c" in problem
         assert not (tmp_path / "registry.json").exists() and not (tmp_path / "projects").exists()
 
@@ -629,7 +629,7 @@ def test_a_lost_secret_is_refused_by_name(tmp_path: Path, name: str, how: str) -
     damaged = path.read_text().replace("\n" + line, "\n" if how == "removed" else "\n{0}=\n".format(name))
     path.write_text(damaged)
     for check_mode in (True, False):
-        problem = problems_of(lambda mode=check_mode: converge(tmp_path, item("acme"), check_mode=mode))  # type: ignore[misc]
+        problem = problems_of(lambda mode=check_mode: converge(tmp_path, item("acme"), check_mode=mode))
         assert "acme" in problem and name in problem and str(path) in problem
         assert_no_secret(problem, values, "message")
     assert path.read_text() == damaged
@@ -702,7 +702,7 @@ def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path, kind: str
     before = snapshot(tmp_path)
     for state in ("present", "absent"):
         problem = problems_of(
-            lambda state=state: converge(tmp_path / "root", item("evil", state), confirmed=frozenset({"evil"}))  # type: ignore[misc]
+            lambda state=state: converge(tmp_path / "root", item("evil", state), confirmed=frozenset({"evil"}))
         )
         assert "instance evil" in problem and str(evil) in problem
     after = snapshot(tmp_path)
@@ -728,7 +728,7 @@ def test_deleting_needs_the_name_again(tmp_path: Path) -> None:
     before = without_locks(snapshot(tmp_path, times=True))
     for confirmed in (frozenset(), frozenset({"beta"}), frozenset({"ACME", "acme "})):
         problem = problems_of(
-            lambda names=confirmed: converge(tmp_path, item("acme", state="absent"), confirmed=names)  # type: ignore[misc]
+            lambda names=confirmed: converge(tmp_path, item("acme", state="absent"), confirmed=names)
         )
         assert "instance acme" in problem and "confirmed" in problem
     assert without_locks(snapshot(tmp_path, times=True)) == before

@@ -181,7 +181,7 @@ def test_returned_fields_are_documented(name: str, tmp_path: Path, capsys: pytes
     assert set(ended.result[listed][0]) == set(contains)
     types = {"str": str, "bool": bool, "list": list, "dict": dict, "float": (float, int), "int": int}
     for key, told in contains.items():
-        assert isinstance(ended.result[listed][0][key], types[told["type"]]), key  # type: ignore[arg-type]
+        assert isinstance(ended.result[listed][0][key], types[told["type"]]), key
 
 
 def test_options_with_secrets_are_marked() -> None:

@@ -438,7 +438,7 @@ def test_a_container_that_vanishes_in_between_is_no_failure(running: Host) -> No
         remove(container, v, force)
         raise type("NotFound", (Exception,), {})(container)
 
-    running.docker.remove_container = vanish  # type: ignore[method-assign]
+    running.docker.remove_container = vanish
     assert not running.one("started").failed
     assert "realtime" not in running.states()
 
@@ -482,7 +482,7 @@ def test_two_runs_at_once_on_one_instance_do_not_overlap(host: Host) -> None:
     ]
     threads = [
         threading.Thread(target=lambda runner=runner: results.extend(runner.run(["acme"]))) for runner in runners
-    ]  # type: ignore[misc]
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
