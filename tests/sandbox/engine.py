@@ -260,23 +260,30 @@ def apt_source() -> Dict[str, str]:
     Read from apt itself, so that every way to write sources is understood. Raises SandboxError (code 3) when this
     machine has no Debian source.
     """
+    found = known_apt_source()
+    if found is None:
+        # apt tells nothing of its sources before their lists were fetched.
+        with step("apt-get update (apt does not know its sources yet)"):
+            run([*root_prefix(), "apt-get", "update", "-q"], check=False)
+        found = known_apt_source()
+    if found is None:
+        raise SandboxError("this machine's apt has no Debian source to take the sandbox's packages from", 3)
+    return found
+
+
+def known_apt_source() -> Optional[Dict[str, str]]:
+    """The first Debian source that apt has lists of, None when there is none."""
     done = run(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(COMPONENT)|$(SITE)|$(REPO_URI)|$(SIGNED_BY)|$(RELEASE)"],
+        ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(COMPONENT)|$(REPO_URI)|$(SIGNED_BY)|$(RELEASE)"],
         check=False,
     )
-    best: Optional[Dict[str, str]] = None
     for line in done.stdout.splitlines():
-        origin, component, _site, uri, signed_by, release = (line.split("|") + [""] * 6)[:6]
+        origin, component, uri, signed_by, release = (line.split("|") + [""] * 5)[:5]
         if component != "main" or not uri or "security" in uri or release.endswith(("-updates", "-backports")):
             continue
-        # ORIGIN is known only once the lists were fetched; before that the address has to do
         if origin == "Debian":
             return {"uri": uri.rstrip("/"), "signed_by": signed_by}
-        if not origin and best is None and "debian" in uri:
-            best = {"uri": uri.rstrip("/"), "signed_by": signed_by}
-    if best is None:
-        raise SandboxError("this machine's apt has no Debian source to take the sandbox's packages from", 3)
-    return best
+    return None
 
 
 def private_apt(directory: Path, suite: str) -> List[str]:
