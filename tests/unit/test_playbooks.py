@@ -33,7 +33,7 @@ root = parameters["root"]
 with open(os.path.join(root, "calls.jsonl"), "a") as stream:
     stream.write(json.dumps(dict(parameters, module={module!r})) + "\\n")
 with open(os.path.join(root, "instances.json")) as stream:
-    instances = [{{"name": name}} for name in json.load(stream)]
+    instances = [{{"name": name, "state": state}} for name, state in json.load(stream).items()]
 results = [{{"name": one["name"], "state": "present", "actions": []}} for one in instances]
 print(json.dumps({{"changed": False, "instances": instances, "results": results}}))
 """
@@ -123,7 +123,7 @@ def told(fleet: Fleet) -> Fleet:
         (modules / f"{module}.py").write_text(FAKE_MODULE.format(module=module))
     for host, names in (("h1", ["acme", "beta"]), ("h2", [])):
         fleet.root(host).mkdir()
-        (fleet.root(host) / "instances.json").write_text(json.dumps(names))
+        (fleet.root(host) / "instances.json").write_text(json.dumps(dict.fromkeys(names, "running")))
     fleet.fake = True
     return fleet
 
@@ -163,6 +163,17 @@ def test_a_blank_limit_is_no_limit_for_verbs_that_need_names(told: Fleet, limit:
     assert done.returncode == 2, done.stdout
     assert "Name the instances in multibase_limit" in told.failure()
     assert not (told.root("h1") / "calls.jsonl").exists()
+
+
+def test_all_leaves_out_what_an_interrupted_deletion_left(told: Fleet) -> None:
+    states = {"acme": "running", "gone": "deleting"}
+    (told.root("h1") / "instances.json").write_text(json.dumps(states))
+    done = told.run("stop", {"multibase_limit": "all"}, {"h1": []})
+    assert done.returncode == 0, done.stdout
+    assert told.calls("h1", "stack")[0]["instances"] == ["acme"]
+    done = told.run("delete", {"multibase_limit": "gone", "multibase_confirm": "gone"}, {"h1": []})
+    assert done.returncode == 0, done.stdout
+    assert told.calls("h1", "stack")[-1]["instances"] == ["gone"]
 
 
 def test_lists_may_be_written_as_text(told: Fleet) -> None:

@@ -258,7 +258,7 @@ class Converger:
         self, items: Sequence[Mapping[str, Any]], allocations: Dict[str, Allocation], plans: Dict[str, _Plan]
     ) -> List[str]:
         problems: List[str] = []
-        ready: List[Tuple[Mapping[str, Any], _spec.InstanceSpec, Optional[Existing]]] = []
+        ready: List[Tuple[_spec.InstanceSpec, Optional[Existing]]] = []
         for item in items:
             name = str(item["name"])
             try:
@@ -280,14 +280,14 @@ class Converger:
                 found += self._directory_problems(spec)
             problems += ["instance {0}: {1}".format(name, problem) for problem in found]
             if spec is not None and not found:
-                ready.append((item, spec, existing))
+                ready.append((spec, existing))
         if problems:
             return problems
-        problems = self._allocate([spec for _item, spec, existing in ready if existing is None], allocations)
+        problems = self._allocate([spec for spec, existing in ready if existing is None], allocations)
         if problems:
             return problems
         version = self._host.engine_version() if ready else None
-        for _item, spec, existing in ready:
+        for spec, existing in ready:
             plans[spec.name] = self._plan_one(spec, allocations[spec.name], existing, version)
         return []
 
@@ -353,12 +353,10 @@ class Converger:
         else:
             start_interval = engine_version >= START_INTERVAL_ENGINE
         secrets = dict(_secrets.fill_in(before, self._request.now))
-        for user_secret in _secrets.USER_NAMES:
-            secrets[user_secret] = before.get(user_secret, "") if self._request.keep_unmentioned else ""
         # No option sets it: only the user can have put it there.
         secrets["OPENAI_API_KEY"] = before.get("OPENAI_API_KEY", "")
-        if spec.smtp_password is not None:
-            secrets["SMTP_PASS"] = spec.smtp_password
+        recorded = before.get("SMTP_PASS", "") if self._request.keep_unmentioned else ""
+        secrets["SMTP_PASS"] = recorded if spec.smtp_password is None else spec.smtp_password
         rendered = render_instance(
             spec,
             self._request.releases[spec.options["release"]],

@@ -323,7 +323,7 @@ class Runner:
             result.actions = changes(before, after)
             result.changed = bool(result.actions)
             if done.code != 0:
-                self._describe(stack, after, services, result)
+                self._describe(after, services, result)
                 raise ComposeFailed(self._explain(stack, after, services, self._complaint(stack, "up", done)))
             record = _state.make_record(digest, version, services, after)
             replace_file(self._layout.record(stack.name), _state.record_bytes(record), 0o600)
@@ -345,7 +345,7 @@ class Runner:
         if self._settings.check_mode:
             what = ", ".join(self._settings.services) or "all services"
             result.changed, result.actions = True, ["restarted " + what]
-            self._describe(stack, job.before, stack.services, result)
+            self._describe(job.before, stack.services, result)
             return
         services, containers = self._bring_up(job)
         touched = {action.split(" ", 1)[1] for action in result.actions}
@@ -365,11 +365,11 @@ class Runner:
         before = job.before
         running = [container for container in before if container.running]
         if not running:
-            self._describe(stack, before, stack.services, result)
+            self._describe(before, stack.services, result)
             return
         if self._settings.check_mode:
             result.changed, result.actions = True, ["stopped " + container.service for container in running]
-            self._describe(stack, before, stack.services, result)
+            self._describe(before, stack.services, result)
             return
         with self._locked(stack) as lock:
             done = self._compose.stop(stack.holding(lock).compose, max(1.0, job.seconds_left))
@@ -379,7 +379,7 @@ class Runner:
             after = self._engine.containers(stack.project)
             result.actions = changes(before, after)
             result.changed = bool(result.actions)
-            self._describe(stack, after, stack.services, result)
+            self._describe(after, stack.services, result)
             still = sorted(container.service for container in after if container.running)
             if still:
                 raise ComposeFailed(
@@ -452,9 +452,8 @@ class Runner:
                     self._engine.stop(container.id)
                 self._engine.remove(container.id)
 
-    def _describe(
-        self, stack: Stack, containers: Sequence[Container], expected: Iterable[str], result: Result
-    ) -> None:
+    @staticmethod
+    def _describe(containers: Sequence[Container], expected: Iterable[str], result: Result) -> None:
         result.health = instance_health(containers, expected)
         state = instance_state(containers, expected)
         result.state = "stopped" if state == "created" else state
@@ -466,7 +465,7 @@ class Runner:
         """
         stack, result = job.stack, job.result
         while True:
-            self._describe(stack, containers, services, result)
+            self._describe(containers, services, result)
             if result.health == "healthy" or self._settings.check_mode:
                 return
             if job.seconds_left <= 0:
