@@ -21,7 +21,6 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -55,58 +54,73 @@ def envoy_binary() -> str:
     return path
 
 
-class _EchoHandler(BaseHTTPRequestHandler):
+def _read_head(stream: Any) -> Tuple[str, List[Tuple[str, str]]]:
+    """The first line and the headers (names in lower case) of a message; ("", []) at the end of the connection.
+
+    Leaner than the standard library's: the matrix is tens of thousands of messages, parsed on both ends.
+    """
+    first = stream.readline(65537).decode("latin-1").rstrip("\r\n")
+    headers: List[Tuple[str, str]] = []
+    while first:
+        line = stream.readline(65537).decode("latin-1").rstrip("\r\n")
+        if not line:
+            break
+        name, _colon, value = line.partition(":")
+        headers.append((name.lower(), value.strip()))
+    return first, headers
+
+
+def _read_body(stream: Any, headers: Sequence[Tuple[str, str]]) -> bytes:
+    found = dict(headers)
+    if found.get("transfer-encoding", "").lower() != "chunked":
+        return bytes(stream.read(int(found.get("content-length", "0"))))
+    body = b""
+    while True:
+        size = int(stream.readline(65537).split(b";")[0], 16)
+        body += stream.read(size)
+        stream.readline(65537)
+        if not size:
+            return body
+
+
+class _EchoHandler(socketserver.StreamRequestHandler):
     """Answers with what arrived, as JSON; a WebSocket upgrade gets a 101 and then its own bytes back."""
 
-    protocol_version = "HTTP/1.1"
     service = ""
-    wbufsize = -1
+    disable_nagle_algorithm = True
 
-    def handle_one_request(self) -> None:
-        self.raw_requestline = self.rfile.readline(65537)
-        if not self.raw_requestline or not self.parse_request():
-            self.close_connection = True
-            return
-        self._answer()
-        self.wfile.flush()
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            while self._one_request():
+                pass
 
-    def _answer(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length)
-        seen = {
-            "service": self.service,
-            "method": self.command,
-            "path": self.path,
-            "headers": [[name.lower(), value] for name, value in self.headers.items()],
-            "body": body.decode("latin-1"),
-        }
-        if (self.headers.get("Upgrade") or "").lower() == "websocket":
-            self._websocket(seen)
-            return
+    def _one_request(self) -> bool:
+        first, headers = _read_head(self.rfile)
+        if not first:
+            return False
+        method, path, _version = first.split(" ")
+        body = _read_body(self.rfile, headers)
+        seen = {"service": self.service, "method": method, "path": path, "headers": headers}
+        seen["body"] = body.decode("latin-1")
+        found = dict(headers)
+        if found.get("upgrade", "").lower() == "websocket":
+            self._websocket(seen, found.get("sec-websocket-key", ""))
+            return False
         payload = json.dumps(seen).encode()
-        self.send_response_only(200)
-        for name, value in LEAKY_HEADERS:
-            self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(payload)
+        lines = ["HTTP/1.1 200 OK"] + [name + ": " + value for name, value in LEAKY_HEADERS]
+        lines += ["Content-Type: application/json", "Content-Length: " + str(len(payload))]
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode()
+        self.wfile.write(head if method == "HEAD" else head + payload)
+        return True
 
-    def _websocket(self, seen: Mapping[str, Any]) -> None:
-        key = self.headers.get("Sec-WebSocket-Key") or ""
+    def _websocket(self, seen: Mapping[str, Any], key: str) -> None:
         accept = base64.b64encode(hashlib.sha1((key + WEBSOCKET_MAGIC).encode()).digest()).decode()
-        self.send_response_only(101)
-        self.send_header("Upgrade", "websocket")
-        self.send_header("Connection", "Upgrade")
-        self.send_header("Sec-WebSocket-Accept", accept)
-        self.end_headers()
+        lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
+        lines.append("Sec-WebSocket-Accept: " + accept)
+        self.wfile.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         self.wfile.write((json.dumps(seen) + "\n").encode())
-        self.wfile.flush()
         for line in self.rfile:
             self.wfile.write(line)
-            self.wfile.flush()
-        self.close_connection = True
 
 
 class _EchoServer(socketserver.ThreadingTCPServer):
@@ -167,17 +181,29 @@ class Response:
 
 
 class Gateway:
-    """A running Envoy and a keep-alive connection to it."""
+    """A running Envoy and a keep-alive connection to it. ``requests`` counts what was sent."""
 
-    def __init__(self, port: int, log: Path) -> None:
+    def __init__(self, port: int, log: Path, source: str = "127.0.0.1") -> None:
         self.port = port
         self.log = log
+        self.source = source
+        self.requests = 0
         self._connection: Optional[socket.socket] = None
+        self._stream: Any = None
 
     def connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10, source_address=(self.source, 0))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
+
+    @contextlib.contextmanager
+    def another_client(self, source: str = "127.0.0.1") -> Iterator[Gateway]:
+        """The same Envoy over a connection of its own, from an address of the loopback network."""
+        client = Gateway(self.port, self.log, source)
+        try:
+            yield client
+        finally:
+            client.close()
 
     def request(
         self,
@@ -193,64 +219,67 @@ class Gateway:
         if body or method in ("POST", "PUT", "PATCH"):
             lines.append("Content-Length: " + str(len(body)))
         data = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+        self.requests += 1
         fresh = self._connection is None
         try:
             return self._exchange(method, data)
-        except (ConnectionError, http.client.HTTPException):
+        except ConnectionError:
             # The gateway closes a connection after a request that it could not accept.
+            self.close()
             if fresh:
                 raise
-            self.close()
             return self._exchange(method, data)
 
     def _exchange(self, method: str, data: bytes) -> Response:
         if self._connection is None:
             self._connection = self.connect()
+            self._stream = self._connection.makefile("rb")
         self._connection.sendall(data)
-        response = http.client.HTTPResponse(self._connection, method=method)
-        response.begin()
-        body = response.read()
-        headers = [(name.lower(), value) for name, value in response.getheaders()]
-        if response.will_close:
+        first, headers = _read_head(self._stream)
+        if not first:
+            raise ConnectionError("closed without an answer")
+        status = int(first.split(" ")[1])
+        body = b"" if method == "HEAD" or status in (204, 304) else _read_body(self._stream, headers)
+        if ("connection", "close") in headers:
             self.close()
-        return Response(response.status, headers, body)
+        return Response(status, headers, body)
 
     def upgrade(self, target: str, headers: Sequence[Tuple[str, str]] = ()) -> Tuple[Response, socket.socket]:
         """Asks for a WebSocket; returns the answer and the socket (the caller closes it)."""
+        self.requests += 1
         connection = self.connect()
         lines = ["GET " + target + " HTTP/1.1", "Host: gw.test", "Connection: Upgrade", "Upgrade: websocket"]
         lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
         lines += [name + ": " + value for name, value in headers]
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-        received = b""
-        while b"\r\n\r\n" not in received:
-            chunk = connection.recv(1)
-            if not chunk:
-                raise ConnectionError("closed without an answer")
-            received += chunk
-        head = received.decode("latin-1").split("\r\n")
-        pairs = [line.split(": ", 1) for line in head[1:] if line]
-        answer = Response(int(head[0].split()[1]), [(name.lower(), value) for name, value in pairs], b"")
-        return answer, connection
+        # Unbuffered: what follows the head belongs to the caller.
+        with connection.makefile("rb", buffering=0) as stream:
+            first, answered = _read_head(stream)
+        if not first:
+            raise ConnectionError("closed without an answer")
+        return Response(int(first.split(" ")[1]), answered, b""), connection
 
     def log_text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def close(self) -> None:
         if self._connection is not None:
+            self._stream.close()
             self._connection.close()
             self._connection = None
 
 
 @contextlib.contextmanager
-def running_envoy(config: Mapping[str, Any], log_level: str = "warning") -> Iterator[Gateway]:
+def running_envoy(
+    config: Mapping[str, Any], log_level: str = "warning", concurrency: int = 1
+) -> Iterator[Gateway]:
     """Starts Envoy with the configuration (listener and admin on port 0); ends it at the end."""
     with tempfile.TemporaryDirectory(prefix="gateway-test-") as scratch:
         directory = Path(scratch)
         config_path, admin_path, log_path = directory / "envoy.json", directory / "admin", directory / "log"
         config_path.write_text(json.dumps(config), encoding="utf-8")
-        command = [envoy_binary(), "-c", str(config_path), "--concurrency", "1", "--disable-hot-restart"]
-        command += ["--admin-address-path", str(admin_path), "--log-level", log_level]
+        command = [envoy_binary(), "-c", str(config_path), "--concurrency", str(concurrency)]
+        command += ["--disable-hot-restart", "--admin-address-path", str(admin_path), "--log-level", log_level]
         command += ["--file-flush-interval-msec", "50"]
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=scratch)

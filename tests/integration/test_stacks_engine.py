@@ -321,7 +321,7 @@ def test_restart_of_one_service(host: Host, name: str) -> None:
 
 
 def test_moved_tag_is_noticed(host: Host, name: str) -> None:
-    standin = host.client.images.get("multibase-sandbox/standin:1")
+    standin = host.client.images.get("multibase-sandbox/standin:2")
     tag = "multibase-itest-{0}/rest".format(secrets.token_hex(3))
     standin.tag(tag, "1")
     try:

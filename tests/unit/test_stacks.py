@@ -25,6 +25,7 @@ from ansible_collections.multibase.supabase.plugins.module_utils._lock import ex
 from ansible_collections.multibase.supabase.plugins.module_utils._process import Completed
 from ansible_collections.multibase.supabase.plugins.module_utils._stacks import Result, Runner, Settings, load_stack
 from unit.support import (
+    SECRETS,
     SERVICES,
     FakeCompose,
     FakeDocker,
@@ -147,6 +148,19 @@ def new_override(host: Host) -> None:
     (host.root / "projects/acme/docker-compose.override.yml").write_text("services: {}\n")
 
 
+def changed_variable_of_a_service(host: Host) -> None:
+    converge(host.root, item("acme", env={"functions": {"FLAGS": "a"}}))
+
+
+def changed_secret_of_a_service(host: Host) -> None:
+    converge(host.root, item("acme", secrets={"functions": {"STRIPE_KEY": "a"}}))
+
+
+def environment_file_by_hand(host: Host) -> None:
+    # Compose reads it as it reads ours.
+    (host.root / "projects/acme/env/meta.env").write_text("PG_META_X=1\n")
+
+
 def removed_container(host: Host) -> None:
     host.docker.rows.remove(host.docker.service(PROJECT, "rest"))
 
@@ -187,7 +201,8 @@ def future_record(host: Host) -> None:
 
 
 DIFFERENCES = [
-    changed_option, changed_gateway, changed_compose_file, new_override, removed_container, stopped_container,
+    changed_option, changed_gateway, changed_compose_file, new_override, changed_variable_of_a_service,
+    changed_secret_of_a_service, environment_file_by_hand, removed_container, stopped_container,
     changed_label, newer_image, lost_record, damaged_record, emptied_record, strange_record, future_record,
 ]  # fmt: skip
 
@@ -223,6 +238,17 @@ def test_a_service_that_was_switched_off_is_removed(running: Host) -> None:
     assert set(running.states()) == set(SERVICES) - {"realtime"}
     assert not running.one("started").changed and running.compose.calls == []
     assert len(running.docker.volume_rows) == 2
+
+
+def test_services_that_are_off_by_default_start_when_they_are_switched_on(running: Host) -> None:
+    converge(running.root, item("acme", services={"analytics": True, "vector": True}))
+    result = running.one("started")
+    assert not result.failed and {"created analytics", "created vector"} <= set(result.actions), result.msg
+    assert set(running.states()) == {*SERVICES, "analytics", "vector"}
+    converge(running.root, item("acme", services={"pgbouncer": True, "supavisor": False}))
+    result = running.one("started")
+    assert not result.failed, result.msg
+    assert set(running.states()) == {*SERVICES, "pgbouncer"} - {"supavisor"}
 
 
 def test_a_foreign_container_of_the_project_is_removed(running: Host) -> None:
@@ -318,6 +344,21 @@ def test_short_and_strange_mail_passwords_are_taken_out_too(tmp_path: Path, pass
     )
     result = host.one("started", timeout=0.05)
     assert "535 login" in result.msg and "<{0}>".format(password) not in result.msg
+
+
+@pytest.mark.parametrize("service", ["functions", "auth"])
+def test_secrets_of_a_service_are_taken_out_too(tmp_path: Path, service: str) -> None:
+    host = Host(tmp_path, item("acme", secrets={service: {"STRIPE_KEY": "canary of stripe"}}))
+    host.compose.status[service] = UNHEALTHY
+    host.on_sleep = lambda: host.docker.printed.update(
+        {host.docker.service(PROJECT, service)["Id"]: "401 with <canary of stripe> failed"}
+    )
+    result = host.one("started", timeout=0.05)
+    assert "401 with" in result.msg and "canary" not in result.msg
+    host.compose.answers["up"] = Completed(1, "", "cannot use canary of stripe")
+    host.record().unlink()
+    result = host.one("started")
+    assert result.failed and "cannot use" in result.msg and "canary" not in result.msg
 
 
 def test_a_service_that_became_unhealthy_later_fails_without_compose(running: Host) -> None:
@@ -680,9 +721,14 @@ def test_no_secret_in_any_argument_or_environment(running: Host) -> None:
 
 
 def test_redaction_knows_every_secret_of_the_env(host: Host) -> None:
-    variables = {**env_of(host.root, "acme"), "SMTP_PASS": "mailpassword", "OPENAI_API_KEY": "sk-openai"}
-    text = _stacks.redact(" ".join(variables.values()), variables)
-    values = {**secrets_of(host.root, "acme"), "SMTP_PASS": "mailpassword", "OPENAI_API_KEY": "sk-openai"}
+    own = {"smtp": {"password": "mailpassword"}, "secrets": {"functions": {"STRIPE_KEY": "sk-of-the-user"}}}
+    converge(host.root, item("acme", **own))
+    env = Path(host.root) / "projects" / "acme" / ".env"
+    env.write_text(env.read_text(encoding="utf-8") + "BY_HAND=put-there-by-hand\n", encoding="utf-8")
+    variables = {**env_of(host.root, "acme"), "STRIPE_KEY": "sk-of-the-user"}
+    text = _stacks.redact(" ".join(variables.values()), load_stack(Layout(str(host.root)), "acme").confidential)
+    values = {name: variables[name] for name in (*SECRETS, "STRIPE_KEY", "BY_HAND") if variables.get(name)}
+    assert "mailpassword" in values.values()
     assert_no_secret(text, values, "text")
 
 

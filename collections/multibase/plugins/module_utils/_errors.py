@@ -34,5 +34,9 @@ class ComposeFailed(MultibaseError):
     """Docker Compose is missing, too old, or ended with an error."""
 
 
+class LibraryMissing(MultibaseError):
+    """A Python library that an option needs is not installed on the host."""
+
+
 class StateCorrupt(MultibaseError):
     """A file of ours on the host does not say what it must; it is never repaired by guessing."""

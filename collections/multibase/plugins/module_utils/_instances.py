@@ -12,20 +12,53 @@ import re
 import shutil
 import stat
 from dataclasses import dataclass, field
-from typing import Any, Callable, Collection, ContextManager, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    ContextManager,
+    Dict,
+    FrozenSet,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from . import _envfile, _lock, _names, _registry, _secrets, _spec
 from ._engine import Engine
-from ._errors import InvalidInput, MultibaseError, StateCorrupt
+from ._errors import InvalidInput, LibraryMissing, MultibaseError, StateCorrupt
 from ._host import HostView
-from ._layout import ENV_FILE, MANIFEST_FILE, OVERRIDE_FILE, REMOVAL_PREFIX, STAGING_PREFIX, Layout
+from ._layout import (
+    ENV_FILE,
+    ENVIRONMENT_DIRECTORY,
+    MANIFEST_FILE,
+    OVERRIDE_FILE,
+    REMOVAL_PREFIX,
+    STAGING_PREFIX,
+    Layout,
+    environment_file,
+)
 from ._names import project_name
 from ._ports import PortRange, allocate_block
 from ._publish import FileSet, Publisher, discard_temporary_files, sync_directory
 from ._registry import Allocation
 from ._release import Release
-from ._render import START_INTERVAL_ENGINE, HostFacts, Rendered, render_instance
-from ._sizes import SIZES
+from ._render import (
+    ENVIRONMENT_END,
+    ENVIRONMENT_FIRST_LINES,
+    GATEWAY_FILES,
+    START_INTERVAL_ENGINE,
+    HostFacts,
+    HostFiles,
+    Rendered,
+    env_names,
+    render_instance,
+)
+from ._settings import SETTINGS
+from ._sizes import SIZES, Capacity, Size, overcommitment
 from ._subnets import SubnetAllocator, parse_network
 
 _DIRECTORY_MODE = 0o700
@@ -39,13 +72,13 @@ class Request:
     releases: Mapping[str, Release]
     ports: PortRange
     subnet_pool: Any
-    defaults: Mapping[str, Any]
+    layers: _spec.Layers
     keep_unmentioned: bool
     confirmed: FrozenSet[str]
     lock_timeout: float
     check_mode: bool
     with_diff: bool
-    cpus: int
+    capacity: Capacity
     now: int
 
 
@@ -59,6 +92,7 @@ class Result:
     actions: List[str] = field(default_factory=list)
     ports: Mapping[str, int] = field(default_factory=dict)
     urls: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, Sequence[str]] = field(default_factory=dict)
     directory: str = ""
     warnings: List[str] = field(default_factory=list)
     diff: List[Dict[str, str]] = field(default_factory=list)
@@ -72,17 +106,45 @@ class Result:
             "actions": self.actions,
             "ports": dict(self.ports),
             "urls": dict(self.urls),
+            "env": {place: list(names) for place, names in self.env.items()},
             "directory": self.directory,
         }
 
 
 @dataclass(frozen=True)
 class Existing:
-    """An instance that is on the host: its manifest and the variables of its ``.env``."""
+    """An instance that is on the host: its manifest, the text of its ``.env`` and the variables in it.
+
+    ``environments`` are the variables of its environment files, by service.
+    """
 
     manifest: Mapping[str, Any]
     variables: Mapping[str, str]
-    lines: Mapping[str, str]
+    text: str
+    environments: Mapping[str, Mapping[str, str]]
+
+    @property
+    def user_secrets(self) -> Mapping[str, Sequence[str]]:
+        """Names of the secrets that the user declared when it was last written, by place."""
+        # Earlier versions knew one, and did not record it.
+        earlier = {"": ["SMTP_PASS"] if self.variables.get("SMTP_PASS") else []}
+        recorded: Mapping[str, Sequence[str]] = self.manifest.get("user_secrets", earlier)
+        return recorded
+
+    @property
+    def secrets_by_hand(self) -> FrozenSet[str]:
+        """Names of the secrets in ``.env`` that the user has an option for, but put there by hand."""
+        declared = self.user_secrets.get("", ())
+        return frozenset(name for name in _secrets.USER_NAMES if self.variables.get(name) and name not in declared)
+
+    def confidential_texts(self) -> FrozenSet[str]:
+        """Return all that must not be shown of it: its secrets, the user's, and what was added to ``.env`` by hand."""
+        texts = _secrets.confidential_texts(self.variables)
+        ours = self.manifest.get("variables") or self.variables
+        texts.update(value for name, value in self.variables.items() if name not in ours)
+        for place, names in self.user_secrets.items():
+            texts.update(self.environments.get(place, {}).get(name, "") for name in names)
+        return frozenset(texts)
 
 
 def read_existing(layout: Layout, name: str) -> Existing:
@@ -93,17 +155,21 @@ def read_existing(layout: Layout, name: str) -> Existing:
     """
     manifest = _registry.read_manifest(layout, name)
     path = layout.env(name)
-    try:
-        with open(path, encoding="utf-8") as stream:
-            text = stream.read()
-        variables = _envfile.parse(text, path)
-    except FileNotFoundError:
-        text, variables = "", {}
-    except UnicodeDecodeError as error:
-        raise StateCorrupt("{0} is not UTF-8 text; it is damaged".format(path)) from error
-    lost = [secret for secret in sorted(manifest.get("secrets") or {}) if not variables.get(secret)]
-    # The user's own may be empty, but a file that does not name them was cut off.
-    lost += [name for name in _secrets.USER_NAMES + _secrets.DERIVED_NAMES if name not in variables]
+    text = _read_text(path)
+    ours = manifest.get("variables") or ()
+    variables = _envfile.parse(text, path, plain=frozenset(ours))
+    lost = [secret for secret in sorted(manifest.get("secrets") or {}) if not _secrets.is_kept(variables, secret)]
+    salt = str(manifest.get("salt", ""))
+    lost += [
+        name
+        for name, recorded in sorted((manifest.get("put_aside") or {}).items())
+        if not _secrets.is_aside(variables, name)
+        # A run that was killed may have put it back in use without recording that.
+        and _secrets.fingerprint(variables.get(name, ""), salt) != recorded
+    ]
+    # The user's own may be empty. What is derived comes last: a file that does not name it was cut off.
+    last = _secrets.USER_NAMES + _secrets.DERIVED_NAMES
+    lost += [name for name in last if name in ours and name not in variables]
     if lost:
         raise StateCorrupt(
             "{0} lacks {1}, which it had when it was written. Put the file back from a backup; it is not made anew, "
@@ -112,21 +178,69 @@ def read_existing(layout: Layout, name: str) -> Existing:
     wrong = _secrets.problems(variables)
     if wrong:
         raise StateCorrupt("{0}: {1}".format(path, "; ".join(wrong)))
-    return Existing(manifest, variables, _envfile.raw_lines(text))
+    return Existing(manifest, variables, text, _read_environments(layout.project(name), manifest))
+
+
+def _read_text(path: str) -> str:
+    """Return the text of a file, empty when there is none. Raises StateCorrupt when it is not UTF-8."""
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise StateCorrupt("{0} is not UTF-8 text; it is damaged".format(path)) from error
+
+
+def _read_environments(directory: str, manifest: Mapping[str, Any]) -> Dict[str, Dict[str, str]]:
+    environments = {}
+    for relative in manifest.get("managed") or ():
+        parent, name = os.path.split(relative)
+        if parent == ENVIRONMENT_DIRECTORY:
+            path = os.path.join(directory, relative)
+            service = name[: -len(".env")]
+            kept = frozenset((manifest.get("user_secrets") or {}).get(service, ()))
+            text = _read_text(path)
+            environments[service] = _envfile.parse(text, path, plain=kept)
+            # Of a file that was cut off the last value may be half of one.
+            if text and ENVIRONMENT_END not in text:
+                raise StateCorrupt(
+                    "{0} was cut off: its last line is missing. Put it back from a backup, or remove it and declare "
+                    "all of it again".format(path)
+                )
+    return environments
 
 
 def edited_secrets(existing: Existing) -> List[str]:
     """Return the names of generated secrets that are no longer those that were recorded."""
-    salt = str(existing.manifest.get("salt", ""))
+    return _edited(existing.manifest, existing.manifest.get("secrets") or {}, existing.variables)
+
+
+def edited_user_secrets(existing: Existing) -> List[str]:
+    """Return the names of secrets of the user that are there, but no longer those that were declared."""
+    found: List[str] = []
+    for place, recorded in sorted((existing.manifest.get("user_fingerprints") or {}).items()):
+        variables = existing.environments.get(place, {}) if place else existing.variables
+        found += _edited(existing.manifest, recorded, variables)
+    return found
+
+
+def _edited(manifest: Mapping[str, Any], recorded: Mapping[str, str], variables: Mapping[str, str]) -> List[str]:
+    salt = str(manifest.get("salt", ""))
     return [
         name
-        for name, recorded in sorted((existing.manifest.get("secrets") or {}).items())
-        if _secrets.fingerprint(existing.variables[name], salt) != recorded
+        for name, fingerprint in sorted(recorded.items())
+        if variables.get(name) and _secrets.fingerprint(variables[name], salt) != fingerprint
     ]
 
 
 # Keys and password hashes of the gateway's file, also such as the .env no longer has.
-_SHAPES = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+|(?<=\{SHA\})[A-Za-z0-9+/]{27}=")
+_SHAPES = re.compile(
+    r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+|(?<=\{SHA\})[A-Za-z0-9+/]{27}="
+    r"|sb_(?:publishable|secret)_[A-Za-z0-9_-]{31}"
+    # Kong has the dashboard's password itself.
+    r'|(?<="password": ")(?:[^"\\]|\\.)+'
+)
 
 
 class _Redactor:
@@ -140,10 +254,8 @@ class _Redactor:
         self._fresh = fresh
         self._ours = ours
         replacements: Dict[str, str] = {}
-        for name in sorted(_secrets.SECRET_NAMES):
-            value = variables.get(name, "")
-            if value:
-                replacements.setdefault(value, self.shown(value))
+        for value in _secrets.confidential_texts(variables):
+            replacements[value] = self.shown(value)
         password = variables.get("DASHBOARD_PASSWORD", "")
         if password:
             # Envoy's basic_auth knows SHA-1 only; that the hash is of 190 random bits does not make it presentable.
@@ -159,10 +271,18 @@ class _Redactor:
             text = text.replace(value, replacement)
         return _SHAPES.sub(lambda found: self.shown(found.group(0)), text)
 
+    def environment(self, variables: Mapping[str, str], open_names: Collection[str]) -> str:
+        """Return the variables of a service's environment file, of which only ``open_names`` may be shown."""
+        return self._lines(variables, lambda name: name not in open_names)
+
     def env(self, variables: Mapping[str, str]) -> str:
+        """Return the variables of a ``.env``. What is not ours may be anything, so it is not shown."""
+        return self._lines(variables, lambda name: name in _secrets.SECRET_NAMES or name not in self._ours)
+
+    def _lines(self, variables: Mapping[str, str], is_secret: Callable[[str], bool]) -> str:
         lines = []
         for name, value in variables.items():
-            secret = (name in _secrets.SECRET_NAMES or name not in self._ours) and value
+            secret = is_secret(name) and value
             lines.append("{0}={1}".format(name, self.shown(value) if secret else self.text(value)))
         return "\n".join(lines) + "\n"
 
@@ -205,7 +325,7 @@ class Converger:
         items = [_spec.without_unset(item) for item in items]
         request = self._request
         declared = [_spec.merge(self._recorded(item["name"]), item) for item in items]
-        found = _spec.declaration_problems(declared, request.defaults, request.releases, request.confirmed)
+        found = _spec.declaration_problems(declared, request.layers, request.releases, request.confirmed)
         self._refuse([*problems, *found])
         if not items:
             return []
@@ -235,16 +355,17 @@ class Converger:
 
     def _build(self, item: Mapping[str, Any]) -> Tuple[Optional[_spec.InstanceSpec], List[str]]:
         declared = _spec.merge(self._recorded(item["name"]), item)
-        return _spec.build_from(declared, self._request.defaults, self._request.releases)
+        return _spec.build_from(declared, self._request.layers, self._request.releases)
 
     # With the host
 
     def _converge(self, items: Sequence[Mapping[str, Any]]) -> List[Result]:
         allocations = _registry.load(self._layout)
+        self._report_conflicts(allocations, {str(item["name"]) for item in items if item["state"] == "present"})
         plans: Dict[str, _Plan] = {}
         present = [item for item in items if item["state"] == "present"]
         absent = [item for item in items if item["state"] == "absent"]
-        problems = self._plan_present(present, allocations, plans)
+        problems = self._plan_present(present, allocations, plans, {str(item["name"]) for item in absent})
         problems += self._plan_absent(absent, allocations, plans)
         self._refuse(problems)
         if not self._request.check_mode:
@@ -254,8 +375,18 @@ class Converger:
             _registry.save(self._layout, allocations)
         return [plans[str(item["name"])].result for item in items]
 
+    def _report_conflicts(self, allocations: Mapping[str, Allocation], names: Collection[str]) -> None:
+        """Refuse to work on instances that claim the same; tell of others that do."""
+        conflicts = _registry.conflicts(allocations)
+        self._refuse([sentence for claimants, sentence in conflicts if claimants & set(names)])
+        self.warnings += [sentence for _claimants, sentence in conflicts]
+
     def _plan_present(
-        self, items: Sequence[Mapping[str, Any]], allocations: Dict[str, Allocation], plans: Dict[str, _Plan]
+        self,
+        items: Sequence[Mapping[str, Any]],
+        allocations: Dict[str, Allocation],
+        plans: Dict[str, _Plan],
+        going: Collection[str],
     ) -> List[str]:
         problems: List[str] = []
         ready: List[Tuple[_spec.InstanceSpec, Optional[Existing]]] = []
@@ -277,7 +408,9 @@ class Converger:
                     )
                 )
             if spec is not None and existing is not None:
-                found += self._directory_problems(spec)
+                found += self._directory_problems(spec) + self._data_problems(spec, existing)
+            if spec is not None:
+                found += self._secret_problems(spec, existing)
             problems += ["instance {0}: {1}".format(name, problem) for problem in found]
             if spec is not None and not found:
                 ready.append((spec, existing))
@@ -289,7 +422,20 @@ class Converger:
         version = self._host.engine_version() if ready else None
         for spec, existing in ready:
             plans[spec.name] = self._plan_one(spec, allocations[spec.name], existing, version)
-        return []
+        return self._overcommitment(plans, set(allocations) - set(going))
+
+    def _overcommitment(self, plans: Mapping[str, _Plan], names: Collection[str]) -> List[str]:
+        """Say why the host cannot bear what is planned; ``names`` are those of all instances that it will have."""
+        wanted = {name: _demand(plan.rendered.manifest) for name, plan in plans.items() if plan.rendered is not None}
+        had = {name: _demand(plan.existing.manifest) for name, plan in plans.items() if plan.existing is not None}
+        if wanted == had:
+            return []
+        for name in names:
+            if name not in wanted:
+                with contextlib.suppress(StateCorrupt):
+                    wanted[name] = had[name] = _demand(_registry.read_manifest(self._layout, name))
+        problem = overcommitment(list(had.items()), list(wanted.items()), self._request.capacity)
+        return [problem] if problem else []
 
     def _directory_problems(self, spec: _spec.InstanceSpec) -> List[str]:
         """Say what of an existing instance must not be written to, or not be made anew."""
@@ -311,6 +457,74 @@ class Converger:
         ]
         return problems
 
+    def _data_problems(self, spec: _spec.InstanceSpec, existing: Existing) -> List[str]:
+        """Say what would separate an existing instance from its data."""
+        directory = self._layout.project(spec.name)
+        problems: List[str] = []
+        if not spec.external_database:
+            major = _read_text(os.path.join(directory, "volumes/db/data/PG_VERSION")).strip()
+            wanted = str(spec.options["database"]["version"])
+            if major and major != wanted:
+                problems.append(
+                    "database.version {0}: its data is of version {1}, which Postgres {0} does not read".format(
+                        wanted, major
+                    )
+                )
+        storage = spec.options["storage"]
+        moves = [
+            "storage.{0} {1!r}: it has {2!r}".format(option, storage[option], existing.variables[variable])
+            for option, variable in (("bucket", "GLOBAL_S3_BUCKET"), ("tenant_id", "STORAGE_TENANT_ID"))
+            if existing.variables.get(variable, storage[option]) != storage[option]
+        ]
+        was_s3 = "overlays/s3.yml" in existing.manifest.get("overlays", ())
+        if was_s3 != (storage["backend"] == "s3"):
+            moves.append("storage.backend {0}: it has {1}".format(storage["backend"], "s3" if was_s3 else "file"))
+        if moves and (was_s3 or _has_entries(os.path.join(directory, "volumes/storage"))):
+            problems += [move + ", and its files would no longer be found" for move in moves]
+        return problems
+
+    def _secret_problems(self, spec: _spec.InstanceSpec, existing: Optional[Existing]) -> List[str]:
+        secrets = self._user_secrets(spec, existing)
+        problems = [
+            "{0}; give it as that option, under secrets ({1}{2}) or in secrets_from".format(
+                reason, place + "." if place else "", variable
+            )
+            for place, variable, reason in spec.needed
+            if not secrets.get(place, {}).get(variable)
+        ]
+        if self._request.keep_unmentioned and existing is not None:
+            problems += [
+                "{0} lacks {1}, which it had when it was written; give that secret again".format(
+                    os.path.join(self._layout.project(spec.name), environment_file(place) if place else ENV_FILE), name
+                )
+                for place, names in sorted(existing.user_secrets.items())
+                for name in names
+                if name not in secrets.get(place, {})
+            ]
+        known = existing is not None and _secrets.is_aside(existing.variables, "POSTGRES_PASSWORD")
+        if spec.external_database and not known and spec.database_password is None:
+            problems.append("database.host needs database.password, the password of the roles there")
+        return problems
+
+    def _user_secrets(self, spec: _spec.InstanceSpec, existing: Optional[Existing]) -> Dict[str, Dict[str, str]]:
+        """Return the user's secrets by place: those that are given, and of the old ones those that stay.
+
+        One that was declared once and no longer is goes, unless what is not mentioned is to be kept. One that stands in
+        ``.env`` and never was declared was put there by hand, and stays.
+        """
+        places = {place: dict(values) for place, values in spec.secrets.items()}
+        if existing is None:
+            return places
+        for name in existing.secrets_by_hand:
+            places.setdefault("", {}).setdefault(name, existing.variables[name])
+        if self._request.keep_unmentioned:
+            for place, names in existing.user_secrets.items():
+                found = existing.environments.get(place, {}) if place else existing.variables
+                for name in names:
+                    if found.get(name):
+                        places.setdefault(place, {}).setdefault(name, found[name])
+        return places
+
     def _refuse_foreign_directory(self, name: str, existing: Optional[Existing]) -> None:
         directory = self._layout.project(name)
         if existing is None and os.path.lexists(directory):
@@ -329,9 +543,9 @@ class Converger:
             self._request.subnet_pool,
             self._host.taken_networks(known) + [network for network in networks if network is not None],
         )
-        for spec in sorted(specs, key=lambda spec: spec.options["port_base"] is None):
+        for spec in sorted(specs, key=lambda spec: spec.options.get("port_base") is None):
             try:
-                base = allocate_block(self._request.ports, taken, reserved, spec.options["port_base"])
+                base = allocate_block(self._request.ports, taken, reserved, spec.options.get("port_base"))
                 reserved.add(base)
                 allocations[spec.name] = Allocation(base, subnets.allocate(), project_name(spec.name))
             except MultibaseError as error:
@@ -352,45 +566,65 @@ class Converger:
             start_interval = bool(existing and existing.manifest.get("start_interval"))
         else:
             start_interval = engine_version >= START_INTERVAL_ENGINE
-        secrets = dict(_secrets.fill_in(before, self._request.now))
-        # No option sets it: only the user can have put it there.
-        secrets["OPENAI_API_KEY"] = before.get("OPENAI_API_KEY", "")
-        recorded = before.get("SMTP_PASS", "") if self._request.keep_unmentioned else ""
-        secrets["SMTP_PASS"] = recorded if spec.smtp_password is None else spec.smtp_password
+        secrets = self._user_secrets(spec, existing)
+        secrets[""] = {**self._made_secrets(spec, before), **secrets.get("", {})}
         rendered = render_instance(
             spec,
             self._request.releases[spec.options["release"]],
             allocation,
             secrets,
-            HostFacts(self._layout.root, self._request.cpus, start_interval),
+            HostFacts(self._layout.root, self._request.capacity.cpus, start_interval),
             salt,
-            hand_added=before,
-            hand_lines=existing.lines if existing else None,
-            override=os.path.isfile(os.path.join(directory, OVERRIDE_FILE)),
+            HostFiles(
+                env=existing.text if existing else "",
+                ours=frozenset(existing.manifest.get("variables") or ()) | env_names(existing.text)
+                if existing
+                else frozenset(),
+                override=os.path.isfile(os.path.join(directory, OVERRIDE_FILE)),
+                secrets_by_hand=frozenset(existing.secrets_by_hand - set(spec.secrets.get("", {})))
+                if existing
+                else frozenset(),
+            ),
         )
         result = Result(
             spec.name,
             "present",
             ports=rendered.manifest["ports"],
             urls=rendered.manifest["urls"],
+            env=rendered.manifest["env"],
             directory=directory,
         )
         plan = _Plan(result, rendered, existing)
         self._compare(plan)
-        if "studio" in spec.options["expose"]:
+        result.warnings += ["instance {0}: {1}".format(spec.name, warning) for warning in spec.warnings]
+        if spec.external_database and os.path.exists(os.path.join(directory, "volumes/db/data/PG_VERSION")):
             result.warnings.append(
-                "instance {0}: Studio is published on port {1} and has no login of its own there".format(
-                    spec.name, result.ports["studio"]
-                )
+                "instance {0}: it has a database of its own in volumes/db/data, which stays there unused while "
+                "database.host names another one".format(spec.name)
             )
-        wanted = SIZES[spec.options["size"]].cpus
-        if wanted > self._request.cpus:
+        for exposed in ("studio", "analytics"):
+            if exposed in spec.options["expose"]:
+                result.warnings.append(
+                    "instance {0}: {1} is published on port {2} and has no login of its own there".format(
+                        spec.name, exposed.capitalize(), result.ports[exposed]
+                    )
+                )
+        if spec.size.cpus > self._request.capacity.cpus:
             result.warnings.append(
                 "instance {0}: size {1} has {2:g} processors, this host has {3}; its services get those".format(
-                    spec.name, spec.options["size"], wanted, self._request.cpus
+                    spec.name, rendered.manifest["size"], spec.size.cpus, self._request.capacity.cpus
                 )
             )
         if existing is not None:
+            expired = _secrets.expired(existing.variables, self._request.now)
+            result.warnings += ["instance {0}: {1}".format(spec.name, problem) for problem in expired]
+            edited = edited_user_secrets(existing)
+            if edited and self._request.keep_unmentioned:
+                result.warnings.append(
+                    "instance {0}: {1} was changed by hand since it was declared; the new value is kept".format(
+                        spec.name, ", ".join(edited)
+                    )
+                )
             edited = edited_secrets(existing)
             if edited:
                 result.warnings.append(
@@ -400,6 +634,23 @@ class Converger:
                     )
                 )
         return plan
+
+    def _made_secrets(self, spec: _spec.InstanceSpec, before: Mapping[str, str]) -> Dict[str, str]:
+        """Return the instance's own secrets, the old and the new ones, verified when any is new."""
+        keys = spec.options["keys"]
+        try:
+            made = _secrets.fill_in(before, self._request.now, **keys)
+        except LibraryMissing as error:
+            if not self._request.check_mode:
+                raise InvalidInput(["instance {0}: {1}".format(spec.name, error)]) from error
+            # A host that was only checked has not got the library yet. Nothing of what is made now is written or shown.
+            made = _secrets.fill_in(before, self._request.now, opaque=keys["opaque"])
+            missing = [name for name in _secrets.OPTIONAL_NAMES if name not in made]
+            return {**made, **{name: _secrets.random_secret(64) for name in missing}}
+        made = _secrets.with_database(made, spec.database_password, spec.external_database)
+        if made != _secrets.read_back(before):
+            self._refuse(["instance {0}: {1}".format(spec.name, problem) for problem in _secrets.problems(made)])
+        return made
 
     def _compare(self, plan: _Plan) -> None:
         """Find out which files differ, and word it."""
@@ -418,9 +669,9 @@ class Converger:
         for path, (content, mode) in files.items():
             if _read(os.path.join(result.directory, path)) != (content, mode):
                 plan.changed_files[path] = (content, mode)
-        old = plan.existing.manifest.get("managed") or []
+        old = {*(plan.existing.manifest.get("managed") or []), *_left_over(result.directory)}
         plan.obsolete = [
-            path for path in old if path not in files and os.path.lexists(os.path.join(result.directory, path))
+            path for path in sorted(old - set(files)) if os.path.lexists(os.path.join(result.directory, path))
         ]
         missing = [
             path for path in sorted(rendered.directories) if not os.path.isdir(os.path.join(result.directory, path))
@@ -438,8 +689,7 @@ class Converger:
     def _diff_new(self, plan: _Plan) -> None:
         if plan.rendered is None:
             return
-        ours = set(plan.rendered.variables) - plan.rendered.hand_added
-        redactor = _Redactor(plan.rendered.variables, str(plan.rendered.manifest["salt"]), ours, fresh=True)
+        redactor = self._redactor(plan.rendered, plan.rendered.variables, fresh=True)
         listing = "".join("{0:04o} {1}\n".format(mode, path) for path, (_c, mode) in sorted(plan.changed_files.items()))
         directory = plan.result.directory
         plan.result.diff = [
@@ -447,23 +697,26 @@ class Converger:
             _diff_entry(os.path.join(directory, ENV_FILE), "", redactor.env(plan.rendered.variables)),
         ]
 
+    @staticmethod
+    def _redactor(rendered: Rendered, variables: Mapping[str, str], fresh: bool) -> _Redactor:
+        return _Redactor(variables, str(rendered.manifest["salt"]), set(rendered.variables), fresh)
+
     def _diff_changed(self, plan: _Plan) -> None:
         if plan.rendered is None or plan.existing is None:
             return
-        salt = str(plan.rendered.manifest["salt"])
-        ours = set(plan.rendered.variables) - plan.rendered.hand_added
-        old = _Redactor(plan.existing.variables, salt, ours, fresh=False)
-        new = _Redactor(plan.rendered.variables, salt, ours, fresh=False)
+        old = self._redactor(plan.rendered, plan.existing.variables, fresh=False)
+        new = self._redactor(plan.rendered, plan.rendered.variables, fresh=False)
         for path, (content, mode) in sorted(plan.changed_files.items()):
             full = os.path.join(plan.result.directory, path)
-            if path == ENV_FILE:
-                plan.result.diff.append(
-                    _diff_entry(full, old.env(plan.existing.variables), new.env(plan.rendered.variables))
-                )
-                continue
             found = _read(full)
-            before = old.text(found[0].decode("utf-8", "replace")) if found else ""
-            after = new.text(content.decode("utf-8", "replace"))
+            texts = (found[0].decode("utf-8", "replace") if found else "", content.decode("utf-8", "replace"))
+            if os.path.dirname(path) == ENVIRONMENT_DIRECTORY or path == ENV_FILE:
+                open_names = _open_names(path, plan.existing.manifest, plan.rendered.manifest)
+                before, after = (
+                    _shown_variables(path, text, redactor, open_names) for text, redactor in zip(texts, (old, new))
+                )
+            else:
+                before, after = old.text(texts[0]), new.text(texts[1])
             if found and before == after and found[1] != mode:
                 before, after = "mode {0:04o}\n".format(found[1]), "mode {0:04o}\n".format(mode)
             plan.result.diff.append(_diff_entry(full, before, after))
@@ -561,12 +814,57 @@ class Converger:
                 # First: a record that outlived its instance would be taken for one of the next of that name.
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._layout.record(name))
+                    sync_directory(self._layout.state)
                 doomed = os.path.join(self._layout.projects, REMOVAL_PREFIX + name)
                 os.rename(self._layout.project(name), doomed)
                 sync_directory(self._layout.projects)
                 del allocations[name]
                 _registry.save(self._layout, allocations)
                 shutil.rmtree(doomed)
+
+
+def _demand(manifest: Mapping[str, Any]) -> Size:
+    """Return what an instance was promised, as its manifest says."""
+    resources = manifest.get("resources")
+    if resources:
+        return Size(memory=int(resources["memory"]), cpus=float(resources["cpus"]))
+    return SIZES.get(str(manifest.get("size")), SIZES["medium"])
+
+
+def _left_over(directory: str) -> List[str]:
+    """Return files that only we write and that a run which was killed may have left unrecorded, relative to the place.
+
+    An environment file without our heading is the user's.
+    """
+    found = list(GATEWAY_FILES.values())
+    with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(directory, ENVIRONMENT_DIRECTORY)) as entries:
+        for entry in entries:
+            content = _read(entry.path) if entry.name.endswith(".env") else None
+            if content and content[0].decode("utf-8", "replace").split("\n", 1)[0] in ENVIRONMENT_FIRST_LINES:
+                found.append(os.path.join(ENVIRONMENT_DIRECTORY, entry.name))
+    return found
+
+
+def _open_names(path: str, *manifests: Mapping[str, Any]) -> Set[str]:
+    """Return the names of variables of an environment file whose values are no secrets, for certain."""
+    service = os.path.basename(path)[: -len(".env")]
+    names = {setting.variable for setting in SETTINGS if setting.service == service and not setting.secret}
+    for manifest in manifests:
+        names.update((manifest.get("env") or {}).get(service, ()))
+    for manifest in manifests:
+        names.difference_update((manifest.get("user_secrets") or {}).get(service, ()))
+    return names
+
+
+def _shown_variables(path: str, text: str, redactor: _Redactor, open_names: Collection[str]) -> str:
+    """Return an environment file as a diff may show it."""
+    try:
+        variables = _envfile.parse(text, path)
+    except StateCorrupt:
+        return "(damaged)\n"
+    if path == ENV_FILE:
+        return redactor.env(variables)
+    return redactor.environment(variables, open_names)
 
 
 def _has_entries(directory: str) -> bool:

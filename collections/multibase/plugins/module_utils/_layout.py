@@ -15,6 +15,12 @@ MANIFEST_FILE = "instance.json"
 OVERRIDE_FILE = "docker-compose.override.yml"
 STAGING_PREFIX = ".staging-"
 REMOVAL_PREFIX = ".deleting-"
+ENVIRONMENT_DIRECTORY = "env"
+
+
+def environment_file(service: str) -> str:
+    """Return where the optional variables of a service lie, relative to the directory of the instance."""
+    return os.path.join(ENVIRONMENT_DIRECTORY, service + ".env")
 
 
 @dataclass(frozen=True)

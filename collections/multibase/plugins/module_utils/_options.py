@@ -1,71 +1,69 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This file is private to the multibase.supabase collection; it may change at any time.
-"""The options of an instance as an Ansible argument spec, in one place for the module and its action plugin.
+"""The options of an instance as an Ansible argument spec, for the module and its action plugin.
 
-No option has a default here: one that is not given must stay distinguishable, so that ``defaults`` and what was
-recorded earlier can lie under it. The values that apply in the end are in ``_spec``.
+No option has a default here: one that is not given must stay distinguishable, so that blueprints, ``defaults`` and what
+was recorded earlier can lie under it. The values that apply in the end are in ``_settings``.
 """
 
 from __future__ import annotations
 
 from typing import Any, Dict
 
+from ._settings import SETTINGS, Setting
+
 Options = Dict[str, Dict[str, Any]]
+_TYPES = {"number": "float"}
+
+
+def _entry(setting: Setting) -> Dict[str, Any]:
+    entry: Dict[str, Any] = {"type": _TYPES.get(setting.kind, setting.kind)}
+    if setting.kind == "list":
+        entry["elements"] = "str"
+    if setting.choices:
+        entry["choices"] = list(setting.choices)
+    if setting.secret:
+        entry["no_log"] = True
+    elif setting.path[-1] in _LOOK_SECRET:
+        entry["no_log"] = False
+    return entry
+
+
+# Ansible takes these for secrets by their name; what they hold is none.
+_LOOK_SECRET = frozenset(
+    {
+        "password_min_length",
+        "password_required_characters",
+        "refresh_token_rotation",
+        "refresh_token_reuse_interval",
+        "reauthenticate_for_password",
+        "secrets_from",
+        "token_refresh",
+        "custom_access_token",
+        "password_verification_attempt",
+        "keycloak",
+        "keys",
+    }
+)
 
 
 def common_options() -> Options:
-    """Return the options that may stand in an instance and in ``defaults``."""
-    return {
-        "release": {"type": "str"},
-        "image_set": {"type": "str", "choices": ["upstream", "sandbox"]},
-        "image_registry": {"type": "str"},
-        "images": {"type": "dict"},
-        "services": {"type": "dict"},
-        "size": {"type": "str", "choices": ["small", "medium", "large"]},
-        "bind_address": {"type": "str"},
-        "expose": {"type": "list", "elements": "str", "choices": ["postgres", "studio"]},
-        "public_url": {"type": "str"},
-        "site_url": {"type": "str"},
-        "redirect_urls": {"type": "list", "elements": "str"},
-        "cors_origins": {"type": "list", "elements": "str"},
-        "dashboard_username": {"type": "str"},
-        "health_interval": {"type": "str"},
-        "auth": {
-            "type": "dict",
-            "options": {
-                "disable_signup": {"type": "bool"},
-                "email_signup": {"type": "bool"},
-                "email_autoconfirm": {"type": "bool"},
-                "anonymous_users": {"type": "bool"},
-                "jwt_expiry": {"type": "int"},
-            },
-        },
-        "smtp": {
-            "type": "dict",
-            "options": {
-                "host": {"type": "str"},
-                "port": {"type": "int"},
-                "user": {"type": "str"},
-                "password": {"type": "str", "no_log": True},
-                "admin_email": {"type": "str"},
-                "sender_name": {"type": "str"},
-            },
-        },
-        "studio": {
-            "type": "dict",
-            "options": {"organization": {"type": "str"}, "project": {"type": "str"}},
-        },
-        "pooler": {
-            "type": "dict",
-            "options": {"pool_size": {"type": "int"}, "max_clients": {"type": "int"}},
-        },
-        "rest": {
-            "type": "dict",
-            "options": {"schemas": {"type": "list", "elements": "str"}, "max_rows": {"type": "int"}},
-        },
-        "storage": {"type": "dict", "options": {"file_size_limit": {"type": "int"}}},
-        "functions": {"type": "dict", "options": {"verify_jwt": {"type": "bool"}}},
-    }
+    """Return the options that may stand in an instance, in a blueprint and in ``defaults``."""
+    options: Options = {}
+    for setting in SETTINGS:
+        level = options
+        for part in setting.path[:-1]:
+            group = level.setdefault(part, {"type": "dict", "options": {}})
+            if part in _LOOK_SECRET:
+                group["no_log"] = False
+            level = group["options"]
+        level[setting.path[-1]] = _entry(setting)
+    return options
+
+
+def blueprint_options() -> Options:
+    """Return the options of one entry of ``blueprints``."""
+    return {"name": {"type": "str", "required": True}, **common_options()}
 
 
 def instance_options() -> Options:

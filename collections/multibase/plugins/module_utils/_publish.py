@@ -162,7 +162,7 @@ class Publisher:
 
     def commit(self) -> None:
         """Give everything that was staged its name. Data reaches the disk before names, ``last`` after the rest."""
-        if not (self._new or self._renames or self._final_renames):
+        if not (self._new or self._renames or self._final_renames or self._obsolete):
             return
         self._sync()
         for source, target in self._new + self._renames:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from ._errors import StateCorrupt
 from ._layout import Layout
@@ -125,6 +125,26 @@ def load(layout: Layout) -> Dict[str, Allocation]:
             if row is not None:
                 allocations[name] = row
     return allocations
+
+
+def conflicts(allocations: Mapping[str, Allocation]) -> List[Tuple[Set[str], str]]:
+    """Return what two instances claim at once, each with their names and a sentence about it.
+
+    Such a thing is never made by a run; somebody copied a directory, or edited an ``instance.json``.
+    """
+    claims: Dict[Tuple[str, Any], List[str]] = {}
+    for name, allocation in sorted(allocations.items()):
+        for field, value in allocation.as_row().items():
+            claims.setdefault((field, value), []).append(name)
+    return [
+        (
+            set(names),
+            "instances {0} have the same {1} {2} in their instance.json; one is a copy of the other, or was edited. "
+            "Put the right file back, or move the copy away".format(" and ".join(names), field, value),
+        )
+        for (field, value), names in claims.items()
+        if len(names) > 1
+    ]
 
 
 def render(allocations: Mapping[str, Allocation]) -> bytes:

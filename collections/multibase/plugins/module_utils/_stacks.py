@@ -22,7 +22,7 @@ from typing import (
     Tuple,
 )
 
-from . import _lock, _registry, _secrets, _state
+from . import _lock, _registry, _state
 from ._compose import Compose, Project, last_lines
 from ._engine import Container, Engine, services_of
 from ._errors import ComposeFailed, InvalidInput, MultibaseError, StateCorrupt
@@ -90,7 +90,7 @@ class Stack:
     project: str
     services: FrozenSet[str]
     managed: Tuple[str, ...]
-    hand_added: FrozenSet[str]
+    confidential: FrozenSet[str]
     compose: Project
 
     @property
@@ -110,15 +110,14 @@ def load_stack(layout: Layout, name: str) -> Stack:
         project=str(existing.manifest["project"]),
         services=frozenset(existing.manifest["services"]),
         managed=tuple(existing.manifest.get("managed") or ()),
-        hand_added=frozenset(existing.variables) - frozenset(existing.manifest.get("variables") or existing.variables),
+        confidential=existing.confidential_texts(),
         compose=Project(layout.project(name), existing.variables),
     )
 
 
-def redact(text: str, variables: Mapping[str, str], hand_added: Iterable[str] = ()) -> str:
-    """Take an instance's secrets, and what was added to its ``.env`` by hand, out of what was printed."""
-    values = {variables.get(name, "") for name in [*_secrets.SECRET_NAMES, *hand_added]}
-    for value in sorted(values, key=len, reverse=True):
+def redact(text: str, confidential: Iterable[str]) -> str:
+    """Take the confidential texts of an instance out of what was printed."""
+    for value in sorted(confidential, key=len, reverse=True):
         if len(value) >= 4:
             text = text.replace(value, "***")
     return text
@@ -333,7 +332,7 @@ class Runner:
         try:
             return self._compose.services(stack.compose)
         except ComposeFailed as error:
-            raise ComposeFailed(redact(str(error), stack.variables, stack.hand_added)) from None
+            raise ComposeFailed(redact(str(error), stack.confidential)) from None
 
     def _restarted(self, job: _Job) -> None:
         stack, result = job.stack, job.result
@@ -435,7 +434,7 @@ class Runner:
         if done.code == 124:
             return "docker compose {0} did not end in time".format(verb)
         return "docker compose {0} ended with {1}: {2}".format(
-            verb, done.code, last_lines(redact(done.errors, stack.variables, stack.hand_added), 3)
+            verb, done.code, last_lines(redact(done.errors, stack.confidential), 3)
         )
 
     def _left_over(self, project: str, name: str) -> List[str]:
@@ -489,7 +488,7 @@ class Runner:
         if missing:
             sentences.append("no container: {0}".format(", ".join(missing)))
         for container in bad[:_EXPLAINED_SERVICES]:
-            printed = redact(self._engine.logs(container.id, _LOG_LINES), stack.variables, stack.hand_added)
+            printed = redact(self._engine.logs(container.id, _LOG_LINES), stack.confidential)
             sentences.append(
                 "service {0} is {1} ({2}); it last printed: {3}".format(
                     container.service, service_health(container), container.status, last_lines(printed, _LOG_LINES)

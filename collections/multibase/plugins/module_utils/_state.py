@@ -9,6 +9,7 @@ the path, and does not see mounted files (measured).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from ._compose import compose_files
 from ._engine import Container
 from ._errors import StateCorrupt
-from ._layout import ENV_FILE, MANIFEST_FILE
+from ._layout import ENV_FILE, ENVIRONMENT_DIRECTORY, MANIFEST_FILE
 from ._registry import read_json
 
 SCHEMA = 1
@@ -28,13 +29,15 @@ def input_digest(directory: str, variables: Mapping[str, str], managed: Sequence
     """Return a digest of everything that decides what Compose makes of an instance.
 
     That is the ``.env``, every Compose file with the user's override, the mounted files that are ours (``managed``,
-    relative to ``directory``), and every other file beside them at the top of the directory: what an override file
-    refers to (``env_file`` and the like) can be known only by reading YAML, which hosts do not. A file that is missing
-    counts as such.
+    relative to ``directory``), and every other file beside them at the top of the directory and among the environment
+    files: what an override file refers to (``env_file`` and the like) can be known only by reading YAML, which hosts
+    do not. A file that is missing counts as such.
     """
     relatives = {ENV_FILE, *compose_files(variables, directory), *managed}
-    with os.scandir(directory) as entries:
-        relatives.update(entry.name for entry in entries if entry.is_file() and entry.name != MANIFEST_FILE)
+    for parent in ("", ENVIRONMENT_DIRECTORY):
+        with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(directory, parent)) as entries:
+            relatives.update(os.path.join(parent, entry.name) for entry in entries if entry.is_file())
+    relatives.discard(MANIFEST_FILE)
     digest = hashlib.sha256()
     for relative in sorted(relatives):
         digest.update(relative.encode("utf-8") + b"\0")

@@ -23,6 +23,7 @@ extends_documentation_fragment:
   - multibase.supabase._attributes
   - multibase.supabase._attributes.host
   - multibase.supabase._attributes.lock
+  - multibase.supabase.instance_options
 attributes:
   check_mode:
     support: full
@@ -43,218 +44,6 @@ options:
     description:
       - The releases as read from O(template_root). Filled in by the action plugin; do not set it.
     type: dict
-  instances:
-    description:
-      - The instances.
-    type: list
-    elements: dict
-    required: true
-    suboptions: &instance
-      name:
-        description:
-          - Name of the instance, 1 to 40 lower-case letters, digits and single hyphens; a letter first.
-        type: str
-        required: true
-      state:
-        description:
-          - V(absent) deletes the directory with all data. It needs the name in O(confirmed) and refuses while the
-            Engine still has
-            containers, networks or volumes of the instance.
-        type: str
-        choices: [present, absent]
-        default: present
-      port_base:
-        description:
-          - First port of the block, when a certain one is wanted. Otherwise the first free block of O(port_range) is
-            taken.
-        type: int
-      release: &release
-        description:
-          - Release of the stack, a directory of O(template_root). V(0.8.2) when not given.
-        type: str
-      image_set: &image_set
-        description:
-          - Which images run. V(upstream) when not given; V(sandbox) are those of this project's test hosts.
-        type: str
-        choices: [upstream, sandbox]
-      image_registry: &image_registry
-        description:
-          - Registry or mirror to take all images from, C(host[:port][/path]).
-        type: str
-      images: &images
-        description:
-          - Image references of single services, by service.
-        type: dict
-      services: &services
-        description:
-          - Services to switch off or on, by service. All are on when not given.
-            C(db) and C(api-gw)
-            cannot be switched off.
-        type: dict
-      size: &size
-        description:
-          - Memory that all services share by weight, and cores that each of them may use at most. V(small) is 2 GiB and
-            1 core, V(medium) 4 GiB and 2, V(large) 8 GiB and 4. V(medium) when not given.
-        type: str
-        choices: [small, medium, large]
-      bind_address: &bind_address
-        description:
-          - Address of the host that the ports are bound to. V(127.0.0.1) when not given.
-        type: str
-      expose: &expose
-        description:
-          - Services to publish on a port of their own besides gateway and pooler. V(studio) has no login of its own
-            there.
-        type: list
-        elements: str
-        choices: [postgres, studio]
-      public_url: &public_url
-        description:
-          - Address under which clients reach the gateway. The gateway's port on the loopback address when not given.
-        type: str
-      site_url: &site_url
-        description:
-          - Address of the application that users log in to. O(instances[].public_url) when not given.
-        type: str
-      redirect_urls: &redirect_urls
-        description:
-          - Further addresses that a login may return to.
-        type: list
-        elements: str
-      cors_origins: &cors_origins
-        description:
-          - Origins that browsers may call the gateway from. Those of public and site URL when not given. V(*) allows
-            every origin.
-        type: list
-        elements: str
-      dashboard_username: &dashboard_username
-        description:
-          - User name of the dashboard. V(supabase) when not given.
-        type: str
-      health_interval: &health_interval
-        description:
-          - Time between two health checks of a running service. V(30s) when not given.
-        type: str
-      auth: &auth
-        description:
-          - Logins.
-        type: dict
-        suboptions:
-          disable_signup:
-            description: Whether nobody may sign up. V(false) when not given.
-            type: bool
-          email_signup:
-            description: Whether users may sign up with an e-mail address. V(true) when not given.
-            type: bool
-          email_autoconfirm:
-            description: Whether addresses count as confirmed at once. V(false) when not given.
-            type: bool
-          anonymous_users:
-            description: Whether there are anonymous users. V(false) when not given.
-            type: bool
-          jwt_expiry:
-            description: Seconds that an access token is valid. V(3600) when not given.
-            type: int
-      smtp: &smtp
-        description:
-          - The mail server that Auth sends through.
-        type: dict
-        suboptions:
-          host:
-            description: Name of the server. Without it no mail is sent.
-            type: str
-          port:
-            description: Its port. V(587) when not given.
-            type: int
-          user:
-            description: User to log in as.
-            type: str
-          password:
-            description: Password of the user.
-            type: str
-          admin_email:
-            description: Address that mails come from.
-            type: str
-          sender_name:
-            description: Name that mails come from. The name of the instance when not given.
-            type: str
-      studio: &studio
-        description:
-          - What Studio shows.
-        type: dict
-        suboptions:
-          organization:
-            description: Name of the organization. V(Multibase) when not given.
-            type: str
-          project:
-            description: Name of the project. The name of the instance when not given.
-            type: str
-      pooler: &pooler
-        description:
-          - The connection pooler.
-        type: dict
-        suboptions:
-          pool_size:
-            description: Connections to the database for each user and mode. V(20) when not given.
-            type: int
-          max_clients:
-            description: Clients at a time. V(100) when not given.
-            type: int
-      rest: &rest
-        description:
-          - The REST interface.
-        type: dict
-        suboptions:
-          schemas:
-            description: Schemas that it offers. V([public, graphql_public]) when not given.
-            type: list
-            elements: str
-          max_rows:
-            description: Rows that an answer has at most. V(1000) when not given.
-            type: int
-      storage: &storage
-        description:
-          - The storage service.
-        type: dict
-        suboptions:
-          file_size_limit:
-            description: Bytes that an uploaded file has at most. V(52428800) when not given.
-            type: int
-      functions: &functions
-        description:
-          - Edge functions.
-        type: dict
-        suboptions:
-          verify_jwt:
-            description: Whether every call needs a valid token. V(false) when not given.
-            type: bool
-  defaults:
-    description:
-      - Options that lie under those of each instance.
-    type: dict
-    default: {}
-    suboptions:
-      release: *release
-      image_set: *image_set
-      image_registry: *image_registry
-      images: *images
-      services: *services
-      size: *size
-      bind_address: *bind_address
-      expose: *expose
-      public_url: *public_url
-      site_url: *site_url
-      redirect_urls: *redirect_urls
-      cors_origins: *cors_origins
-      dashboard_username: *dashboard_username
-      health_interval: *health_interval
-      auth: *auth
-      smtp: *smtp
-      studio: *studio
-      pooler: *pooler
-      rest: *rest
-      storage: *storage
-      functions: *functions
   keep_unmentioned:
     description:
       - Whether options that are not given keep the value that was recorded for the instance, instead of their default.
@@ -270,6 +59,16 @@ options:
       - Network that subnets (a /26 each) are taken from.
     type: str
     default: 10.213.0.0/16
+  overcommit_cpus:
+    description:
+      - How many times over the processors of the host may be promised to instances. V(0) is without limit.
+    type: float
+    default: 8
+  overcommit_memory:
+    description:
+      - How many times over its memory may be promised. V(0) is without limit.
+    type: float
+    default: 2
   confirmed:
     description:
       - Names of the instances that may be deleted.
@@ -339,6 +138,11 @@ results:
       type: dict
       returned: success
       sample: {api: "http://127.0.0.1:20000"}
+    env:
+      description: Names of variables that O(instances[].env) sets, by service; those of C(.env) under an empty name.
+      type: dict
+      returned: success
+      sample: {functions: [FEATURE_FLAGS]}
     directory:
       description: Directory of the instance on the host.
       type: str
@@ -359,12 +163,18 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.multibase.supabase.plugins.module_utils import _engine
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import InvalidInput, MultibaseError
+from ansible_collections.multibase.supabase.plugins.module_utils._host_secrets import filled_in
 from ansible_collections.multibase.supabase.plugins.module_utils._instances import Converger, Request
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
-from ansible_collections.multibase.supabase.plugins.module_utils._options import common_options, instance_options
+from ansible_collections.multibase.supabase.plugins.module_utils._options import (
+    blueprint_options,
+    common_options,
+    instance_options,
+)
 from ansible_collections.multibase.supabase.plugins.module_utils._ports import DEFAULT_RANGE, parse_port_range
 from ansible_collections.multibase.supabase.plugins.module_utils._release import release_from_bundle
-from ansible_collections.multibase.supabase.plugins.module_utils._spec import without_unset
+from ansible_collections.multibase.supabase.plugins.module_utils._sizes import Capacity
+from ansible_collections.multibase.supabase.plugins.module_utils._spec import Layers, without_unset
 from ansible_collections.multibase.supabase.plugins.module_utils._subnets import DEFAULT_POOL, parse_pool
 
 
@@ -379,6 +189,9 @@ def argument_spec():
         "instances": {"type": "list", "elements": "dict", "required": True, "options": instance_options()},
         "defaults": {"type": "dict", "default": {}, "options": common_options()},
         "keep_unmentioned": {"type": "bool", "default": False},
+        "blueprints": {"type": "list", "elements": "dict", "default": [], "options": blueprint_options()},
+        "overcommit_cpus": {"type": "float", "default": 8},
+        "overcommit_memory": {"type": "float", "default": 2},
         "port_range": {"type": "str", "default": DEFAULT_RANGE},
         "subnet_pool": {"type": "str", "default": DEFAULT_POOL},
         "confirmed": {"type": "list", "elements": "str", "default": [], "no_log": False},
@@ -396,23 +209,43 @@ def converge(params, check_mode, with_diff):
             problems.append(str(error))
             return parse(fallback)
 
+    def with_secrets(label, options):
+        filled, found = filled_in(label, without_unset(options))
+        problems.extend(found)
+        return filled
+
+    layers = Layers(
+        with_secrets("defaults", params["defaults"]),
+        {entry["name"]: with_secrets("blueprint " + entry["name"], entry) for entry in params["blueprints"]},
+    )
+    problems += [
+        "blueprint {0}: declared twice".format(name)
+        for name in layers.blueprints
+        if [entry["name"] for entry in params["blueprints"]].count(name) > 1
+    ]
+    instances = [with_secrets("instance {0}".format(item["name"]), item) for item in params["instances"]]
     request = Request(
         layout=Layout(os.path.abspath(params["root"])),
         releases={name: release_from_bundle(name, bundle) for name, bundle in (params["bundles"] or {}).items()},
         ports=parsed(parse_port_range, "port_range", DEFAULT_RANGE),
         subnet_pool=parsed(parse_pool, "subnet_pool", DEFAULT_POOL),
-        defaults=without_unset(params["defaults"]),
+        layers=layers,
         keep_unmentioned=params["keep_unmentioned"],
         confirmed=frozenset(params["confirmed"]),
         lock_timeout=params["lock_timeout"],
         check_mode=check_mode,
         with_diff=with_diff,
-        # Not cpu_count: Docker too counts the processors that it may use, not those that there are.
-        cpus=len(os.sched_getaffinity(0)),
+        capacity=Capacity(
+            # Not cpu_count: Docker too counts the processors that it may use, not those that there are.
+            cpus=len(os.sched_getaffinity(0)),
+            memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+            cpu_factor=params["overcommit_cpus"],
+            memory_factor=params["overcommit_memory"],
+        ),
         now=int(time.time()),
     )
     converger = Converger(request, lambda: _engine.connect_if_present(params["docker_host"]))
-    results = converger.run(params["instances"], problems)
+    results = converger.run(instances, problems)
     diff = [entry for result in results for entry in result.diff]
     warnings = converger.warnings + [warning for result in results for warning in result.warnings]
     return [result.as_dict() for result in results], diff, warnings

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stand-in for one service of a Supabase stack: auth, rest, realtime, storage, imgproxy or studio.
+"""Stand-in for one service of a Supabase stack: auth, rest, realtime, storage, imgproxy, studio, analytics or vector.
 
 Which one it plays it sees from the environment that the stack's compose file gives to that service. It listens on that
 service's port and
-- answers the service's documented health endpoint; for auth, rest, realtime and storage with 503 when no TCP connection
-  to the database its environment names can be opened; realtime's wants a Bearer token signed (HS256) with
+- answers the service's documented health endpoint; for auth, rest, realtime, storage and analytics with 503 when no TCP
+  connection to the database its environment names can be opened; realtime's wants a Bearer token signed (HS256) with
   API_JWT_SECRET and the seeded tenant's name, as the real one does (403, 404);
 - answers every other request with JSON that repeats it: service, method, path, query, headers, body (the first 4 KiB);
 - as realtime takes WebSocket connections, returns text and binary frames to their sender, and answers ping and close.
 
 What it does not do: anything those services are for. No sign-in, no SQL, no files, no pictures, no pages, no channels;
 it never logs in to the database, runs no migrations, writes nothing to disk. It checks no API keys and no passwords
-(the gateway does). Every JSON answer says "standin": true.
+(the gateway does). As vector it reads neither its configuration nor the engine's socket and sends nothing, as analytics
+it forgets what it is sent. Every JSON answer says "standin": true.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ ROLES = (
     ("storage", "FILE_STORAGE_BACKEND_PATH", 5000),
     ("storage", "STORAGE_BACKEND", 5000),
     ("imgproxy", "IMGPROXY_BIND", 5001),
+    # Both have the public token.
+    ("analytics", "LOGFLARE_SINGLE_TENANT", 4000),
+    ("vector", "LOGFLARE_PUBLIC_ACCESS_TOKEN", 9001),
 )
 HEALTH = {
     "studio": "/api/platform/profile",
@@ -44,6 +48,8 @@ HEALTH = {
     "realtime": "",
     "storage": "/status",
     "imgproxy": "/health",
+    "analytics": "/health",
+    "vector": "/health",
 }
 DATABASE_URL = {"auth": "GOTRUE_DB_DATABASE_URL", "rest": "PGRST_DB_URI", "storage": "DATABASE_URL"}
 REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 503: "Service Unavailable"}
@@ -75,8 +81,9 @@ SERVICE, PORT = detect()
 
 def database():
     """(host, port) of the service's database, or None for services without one."""
-    if SERVICE == "realtime":
-        return os.environ.get("DB_HOST", "db"), int(os.environ.get("DB_PORT") or 5432)
+    if SERVICE in ("realtime", "analytics"):
+        name = "DB_HOST" if SERVICE == "realtime" else "DB_HOSTNAME"
+        return os.environ.get(name, "db"), int(os.environ.get("DB_PORT") or 5432)
     if SERVICE not in DATABASE_URL:
         return None
     # scheme://user:password@host:port/name; the password may hold anything but '/' and '@'
