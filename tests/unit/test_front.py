@@ -17,7 +17,9 @@ from typing import Any, Dict, List, Optional
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ["site", "create", "start", "stop", "restart", "status", "list", "delete"]
+VERBS = ["site", "create", "start", "stop", "restart", "status", "list", "show", "credentials", "delete"]
+# What verbs need beside the name of an instance.
+NEEDED = {"delete": ["--yes"], "credentials": ["--output", "acme.env"]}
 ACME: Dict[str, Any] = {
     "name": "acme",
     "host": "h1",
@@ -38,7 +40,8 @@ reply = json.load(open(os.path.join(root, "reply.json")))
 variables = json.loads(sys.argv[sys.argv.index("--extra-vars") + 1])
 with open(os.path.join(root, "call.json"), "w") as stream:
     json.dump({{"argv": sys.argv[1:], "variables": variables, "cwd": os.getcwd(), "stdin": sys.stdin.read(),
-               "config": os.environ.get("ANSIBLE_CONFIG")}}, stream)
+               "config": os.environ.get("ANSIBLE_CONFIG"),
+               "callbacks": os.environ.get("ANSIBLE_CALLBACK_PLUGINS")}}, stream)
 if reply["record"]:
     with sqlite3.connect(os.path.join(root, ".ara", "ansible.sqlite")) as database:
         database.execute("INSERT INTO playbooks (name) VALUES ('x')")
@@ -149,6 +152,112 @@ def test_status_names_services(front: Front) -> None:
     done = front.run("status", "acme")
     assert "postgres:17" in done.stdout
     assert front.variables == {"multibase_limit": ["acme"]}
+
+
+def test_the_environment_is_a_column_where_there_are_any(front: Front) -> None:
+    front.reply(instances=[{**ACME, "environment": "production"}, {**ACME, "name": "beta", "environment": ""}])
+    heading, acme, beta = front.run("list").stdout.splitlines()
+    assert heading.split()[:4] == ["HOST", "NAME", "ENVIRONMENT", "STATE"]
+    assert acme.split()[2] == "production" and beta.split()[2] == "-"
+    assert heading.index("RELEASE") == acme.index("0.8.2") == beta.index("0.8.2")
+
+
+DETAILED: Dict[str, Any] = {
+    **ACME,
+    "problem": "",
+    "environment": "production",
+    "labels": {"team": "web", "tier": "1"},
+    "blueprint": "",
+    "directory": "/opt/multibase/projects/acme",
+    "size": "large",
+    "resources": {"cpus": 4.0, "memory": 8192, "services": {"db": {"cpus": "1.50", "memory": 2048, "cpu_shares": 9}}},
+    "declared": {"size": "large", "auth": {"disable_signup": True}, "expose": ["postgres"], "labels": {}},
+    "env": {"": ["TZ"], "auth": ["GOTRUE_LOG_LEVEL", "GOTRUE_X"]},
+    "user_secrets": {"": ["SMTP_PASS"], "rest": []},
+    "secrets": {"ANON_KEY": "fingerprint:0123456789ab", "JWT_SECRET": "fingerprint:ba9876543210"},
+    "edited_secrets": ["JWT_SECRET"],
+    "added_variables": ["MY_OWN"],
+    "compose_files": ["docker-compose.yml", "overlays/logs.yml"],
+}
+
+
+def test_show_tells_all_about_one(front: Front) -> None:
+    front.reply(instances=[DETAILED])
+    done = front.run("show", "acme")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert front.variables == {"multibase_limit": ["acme"]}
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    for line in (
+        "acme", "host h1", "state running, healthy", "environment production", "labels team=web, tier=1",
+        "size large (4 CPU, 8192 MiB)", "directory /opt/multibase/projects/acme", "release 0.8.2", "gateway envoy",
+        "compose files docker-compose.yml, overlays/logs.yml", "db running healthy 2048 MiB 1.50 postgres:17",
+        "gateway_http 20000", "api http://127.0.0.1:20000", "size large", "auth.disable_signup true", "expose postgres",
+        "all services TZ", "auth GOTRUE_LOG_LEVEL, GOTRUE_X", "added to .env by hand MY_OWN", "all services SMTP_PASS",
+        "ANON_KEY fingerprint:0123456789ab", "JWT_SECRET fingerprint:ba9876543210 (changed by hand since)",
+    ):  # fmt: skip
+        assert lines.count(line) == 1, line
+    for word in ("problem", "blueprint"):
+        assert word not in done.stdout, "what is empty is left out"
+    assert json.loads(front.run("show", "acme", "--json").stdout) == {"instances": [DETAILED]}
+
+
+def test_show_says_what_little_is_known(front: Front) -> None:
+    front.reply(instances=[{"name": "old", "host": "h1", "state": "damaged", "health": "unknown", "problem": "broken"}])
+    shown = front.run("show", "old").stdout
+    assert "damaged, unknown" in shown and "broken" in shown
+    assert front.run("show").returncode == 2 and front.run("show", "a", "b").returncode == 2
+
+
+HANDED: Dict[str, Any] = {
+    "name": "acme", "host": "h1", "path": "/home/ann/acme.env", "format": "env", "encrypted": False, "written": True,
+    "names": ["SUPABASE_PUBLIC_URL", "ANON_KEY"], "fingerprints": {"ANON_KEY": "fingerprint:0123456789ab"},
+    "edited": [],
+}  # fmt: skip
+
+
+def test_credentials_go_to_a_file_and_never_to_the_terminal(front: Front, tmp_path: Path) -> None:
+    front.reply(instances=[HANDED], record=False)
+    directory = tmp_path / "shell"
+    directory.mkdir()
+    done = front.run("credentials", "acme", "--format", "env", "--output", "../acme.env", cwd=directory)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert front.variables == {
+        "multibase_limit": ["acme"],
+        "multibase_credentials_file": str(tmp_path / "acme.env"),
+        "multibase_credentials_format": "env",
+        "multibase_credentials_vault": False,
+        "multibase_credentials_force": False,
+    }
+    assert done.stdout.splitlines() == [
+        "acme on h1: /home/ann/acme.env (env), written",
+        "  SUPABASE_PUBLIC_URL",
+        "  ANON_KEY             fingerprint:0123456789ab",
+    ]
+    assert front.run("credentials", "acme").returncode == 2, "there is no standard output to write to"
+
+
+def test_credentials_encrypted_replaced_or_only_checked(front: Front) -> None:
+    front.reply(instances=[{**HANDED, "encrypted": True, "written": False, "edited": ["ANON_KEY"]}])
+    words = ("--vault", "--force", "--check", "--output", "/x/acme.yml", "--", "--vault-password-file", "p")
+    done = front.run("credentials", "acme", *words)
+    assert "(env, encrypted with Ansible Vault), not written" in done.stdout
+    assert done.stdout.splitlines()[-1] == "changed by hand since they were made: ANON_KEY"
+    assert front.variables["multibase_credentials_vault"] is True
+    assert front.variables["multibase_credentials_force"] is True
+    assert front.variables["multibase_credentials_format"] == "table"
+    assert front.call["argv"][-3:-1] == ["--vault-password-file", "p"] and "--check" in front.call["argv"]
+
+
+def test_credentials_are_kept_out_of_ara(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = str(front.root / "playbooks" / "callback_plugins")
+    front.reply(instances=[HANDED], record=False)
+    for elsewhere in (None, "/usr/share/ara"):
+        if elsewhere:
+            monkeypatch.setenv("ANSIBLE_CALLBACK_PLUGINS", elsewhere)
+        assert "ARA" not in front.run("credentials", "acme", "--output", "x").stderr
+        assert front.call["callbacks"] == ours
+        front.run("show", "acme")
+        assert front.call["callbacks"] == elsewhere
 
 
 def test_no_instance_is_no_error(front: Front) -> None:
@@ -282,9 +391,9 @@ def test_settings_may_be_dictionaries(front: Front) -> None:
 
 def test_verbs_that_write_take_a_time_to_wait_for_the_lock(front: Front) -> None:
     for verb in VERBS:
-        words = [verb] if verb == "site" else [verb, "acme"] + (["--yes"] if verb == "delete" else [])
+        words = [verb] if verb == "site" else [verb, "acme", *NEEDED.get(verb, [])]
         done = front.run(*words, "--lock-timeout", "5")
-        if verb in ("list", "status"):
+        if verb in ("list", "status", "show", "credentials"):
             assert done.returncode == 2
         else:
             assert front.variables["multibase_lock_timeout"] == 5, done.stderr

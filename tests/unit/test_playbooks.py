@@ -20,6 +20,8 @@ from typing import Any, Dict, List
 import pytest
 import yaml
 
+from unit.support import converge, item, secrets_of
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER_ROLE = ROOT / "roles" / "multibase_docker"
 
@@ -119,7 +121,7 @@ def told(fleet: Fleet) -> Fleet:
     """Host h1 has acme and beta, host h2 has none; stand-ins for the modules."""
     modules = fleet.directory / "ansible_collections" / "multibase" / "supabase" / "plugins" / "modules"
     modules.mkdir(parents=True)
-    for module in ("instance", "instance_info", "stack"):
+    for module in ("credentials", "instance", "instance_info", "stack"):
         (modules / f"{module}.py").write_text(FAKE_MODULE.format(module=module))
     for host, names in (("h1", ["acme", "beta"]), ("h2", [])):
         fleet.root(host).mkdir()
@@ -200,6 +202,47 @@ def test_a_confirmation_may_be_written_as_text_and_is_no_list_of_letters(told: F
     assert instance["instances"] == [{"name": "beta", "state": "absent"}]
     for call in (stack, instance):
         assert (call["confirmed"], call["lock_timeout"]) == (["acme", "beta"], 5)
+
+
+def test_show_asks_for_everything_about_what_is_named_only(told: Fleet) -> None:
+    done = told.run("show", {"multibase_limit": "beta"}, {"h1": [], "h2": []})
+    assert done.returncode == 0, done.stdout
+    for host in ("h1", "h2"):
+        light, full = told.calls(host, "instance_info")
+        assert not light.get("details") and not light.get("instances")
+        assert (full["details"], full["instances"]) == (True, ["beta"])
+    (shown,) = json.loads((told.directory / "result.json").read_text())["instances"]
+    assert (shown["name"], shown["host"]) == ("beta", "h1")
+
+    assert told.run("show", {}, {"h1": []}).returncode == 2
+    assert "Name the instances in multibase_limit" in told.failure()
+
+
+def test_credentials_of_a_name_that_two_hosts_have_are_not_handed_over(told: Fleet) -> None:
+    (told.root("h2") / "instances.json").write_text(json.dumps({"acme": "running"}))
+    file = str(told.directory / "acme.env")
+    variables = {"multibase_limit": "acme", "multibase_credentials_file": file}
+    done = told.run("credentials", variables, {"h1": [], "h2": []})
+    assert done.returncode == 2, done.stdout
+    assert "It is on several hosts, so choose one with --limit." in told.failure()
+    assert not (told.directory / "acme.env").exists()
+
+
+def test_credentials_come_from_the_host_that_has_the_instance(fleet: Fleet) -> None:
+    converge(fleet.root("h2"), item("acme"))
+    file = fleet.directory / "acme.env"
+    variables = {"multibase_limit": "acme", "multibase_credentials_file": str(file)}
+    done = fleet.run("credentials", {**variables, "multibase_credentials_format": "env"}, {"h1": [], "h2": []})
+    assert done.returncode == 0, done.stdout
+    assert f"ANON_KEY={secrets_of(fleet.root('h2'), 'acme')['ANON_KEY']}\n" in file.read_text()
+    (told,) = json.loads((fleet.directory / "result.json").read_text())["instances"]
+    assert (told["name"], told["host"], told["path"]) == ("acme", "h2", str(file))
+
+    done = fleet.run("credentials", variables, {"h1": [], "h2": []})
+    assert done.returncode == 2, done.stdout
+    assert "it is there already" in fleet.failure()
+    assert fleet.run("credentials", {**variables, "multibase_credentials_force": "true"}, {"h2": []}).returncode == 0
+    assert file.read_text().startswith("Instance\n")
 
 
 def test_an_instance_without_a_name_is_one_of_the_mistakes_that_are_told(fleet: Fleet) -> None:

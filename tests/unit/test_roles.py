@@ -9,11 +9,15 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+from ansible_collections.multibase.supabase.plugins.modules import instance
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
-VERBS = ["create", "delete", "list", "restart", "site", "start", "status", "stop"]
+VERBS = ["create", "credentials", "delete", "list", "restart", "show", "site", "start", "status", "stop"]
 # Facts as variables of their own, which inject_facts_as_vars=false switches off. These are no facts.
 MAGIC = re.compile(
     r"ansible_(facts|check_mode|play_hosts(_all)?|play_batch|connection|user|host|python_interpreter|become|ssh\w*|managed)\b"
@@ -132,10 +136,36 @@ def test_playbooks_ask_nothing_and_target_the_group(playbook: Path) -> None:
     assert play["tasks"][-1]["ansible.builtin.import_role"]["tasks_from"] == "publish.yml"
 
 
-def test_stopping_deleting_and_restarting_need_names() -> None:
-    for verb in ("start", "stop", "restart", "delete"):
+def test_verbs_for_certain_instances_need_names() -> None:
+    for verb in ("start", "stop", "restart", "delete", "show", "credentials"):
         first = load(ROOT / "playbooks" / f"{verb}.yml")[0]["tasks"][0]
         assert first["ansible.builtin.import_role"]["tasks_from"] == "named.yml"
+
+
+def converging() -> Dict[str, Any]:
+    """What the role hands to the module that makes instances."""
+    found = load(ROOT / "roles" / "multibase_instances" / "tasks" / "converge.yml")
+    return dict(found[0]["multibase.supabase.instance"])
+
+
+def test_every_option_of_the_module_is_handed_on() -> None:
+    # The bundles are the action plugin's, and the role works on the host's own engine.
+    assert set(converging()) == set(instance.argument_spec()) - {"bundles", "docker_host"}
+
+
+@pytest.mark.parametrize(
+    ("smtp", "given", "expected"),
+    [
+        ({}, {}, {"smtp": {}}),
+        ({"host": "m", "password": "p"}, {"size": "small"}, {"size": "small", "smtp": {"host": "m", "password": "p"}}),
+        ({"host": "m", "port": 25}, {"smtp": {"port": 587}}, {"smtp": {"host": "m", "port": 587}}),
+    ],
+)
+def test_the_mail_server_of_all_lies_under_the_defaults(
+    smtp: Dict[str, Any], given: Dict[str, Any], expected: Dict[str, Any]
+) -> None:
+    templar = Templar(loader=DataLoader(), variables={"multibase_smtp": smtp, "multibase_defaults": given})
+    assert templar.template(trust_as_template(converging()["defaults"])) == expected
 
 
 def test_minimum_versions_are_those_of_every_release() -> None:

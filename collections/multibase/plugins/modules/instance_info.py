@@ -36,6 +36,12 @@ options:
     type: list
     elements: str
     default: []
+  details:
+    description:
+      - Whether everything is told, what was declared and the names of variables and secrets included. Costs a few
+        milliseconds for each instance, because its C(.env) is read and checked.
+    type: bool
+    default: false
 seealso:
   - module: multibase.supabase.instance
 """
@@ -43,6 +49,12 @@ seealso:
 EXAMPLES = r"""
 - name: Everything about all instances
   multibase.supabase.instance_info:
+  register: known
+
+- name: One of them in full
+  multibase.supabase.instance_info:
+    instances: [acme]
+    details: true
   register: known
 """
 
@@ -75,6 +87,21 @@ instances:
       type: str
       returned: success
       sample: ""
+    environment:
+      description: The environment it was declared for. Empty when it was declared for none.
+      type: str
+      returned: success
+      sample: production
+    labels:
+      description: The labels it was declared with.
+      type: dict
+      returned: success
+      sample: {team: web}
+    blueprint:
+      description: The blueprint it was made from. Empty when it was made from none.
+      type: str
+      returned: success
+      sample: ""
     directory:
       description: Directory of the instance on the host.
       type: str
@@ -100,6 +127,14 @@ instances:
       type: str
       returned: success
       sample: medium
+    resources:
+      description:
+        - What all its services share, C(cpus) in cores and C(memory) in MiB. Empty for an instance that an older
+          Multibase wrote.
+        - With O(details=true) also C(services), what each of them gets of it.
+      type: dict
+      returned: success
+      sample: {cpus: 2.0, memory: 4096}
     bind_address:
       description: Address that its ports are bound to.
       type: str
@@ -126,6 +161,44 @@ instances:
       elements: dict
       returned: success
       sample: [{name: db, state: running, health: healthy}]
+    declared:
+      description: The options that were declared for it, without secrets.
+      type: dict
+      returned: when O(details=true)
+      sample: {size: medium}
+    env:
+      description: Names of the variables that the user set with C(env), by service; those for all of them are below "".
+      type: dict
+      returned: when O(details=true)
+      sample: {auth: [GOTRUE_LOG_LEVEL]}
+    user_secrets:
+      description: Names of the secrets that the user brought, by service. Those for all services are below "".
+      type: dict
+      returned: when O(details=true)
+      sample: {"": [SMTP_PASS]}
+    secrets:
+      description: Fingerprints of the secrets that were generated for it, under a salt of its own.
+      type: dict
+      returned: when O(details=true)
+      sample: {ANON_KEY: "fingerprint:0123456789ab"}
+    edited_secrets:
+      description: Generated secrets that were changed by hand. Services may not know the new value.
+      type: list
+      elements: str
+      returned: when O(details=true)
+      sample: []
+    added_variables:
+      description: Names of variables that were added to its C(.env) by hand.
+      type: list
+      elements: str
+      returned: when O(details=true)
+      sample: []
+    compose_files:
+      description: The Compose files that it is made of, in their order, relative to its directory.
+      type: list
+      elements: str
+      returned: when O(details=true)
+      sample: [docker-compose.yml]
 """
 
 import os
@@ -145,6 +218,7 @@ def main():
             "root": {"type": "path", "default": "/opt/multibase"},
             "docker_host": {"type": "str", "default": _engine.DEFAULT_HOST},
             "instances": {"type": "list", "elements": "str", "default": []},
+            "details": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -158,7 +232,7 @@ def main():
             engine = _engine.connect_if_present(module.params["docker_host"]) if names else None
         except EngineUnavailable as error:
             trouble = str(error)
-        instances = describe_all(layout, names, engine, trouble)
+        instances = describe_all(layout, names, engine, trouble, module.params["details"])
     except MultibaseError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
