@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What `make test` runs: every stage, the cheap ones first, up to the first that fails.
 
-    tests/all.py [STAGE]    lint, unit, sanity, integration or e2e; all of them when none is named
+    tests/all.py [STAGE]    lint, unit, faults, sanity, integration or e2e; all of them when none is named
 
 Ends with one line of its own: N passed, N failed (, N skipped).
 """
@@ -85,6 +85,11 @@ def unit() -> Count:
     return pytest("unit", "-n", "auto") if sandbox("engine") else Count(failed=1)
 
 
+def faults() -> Count:
+    """Kills, power cuts and damaged files, with real processes; `make test-long` tries every moment there is."""
+    return pytest("faults", "-n", "auto")
+
+
 def sanity() -> Count:
     """ansible-test sanity on a copy of the collection."""
     ran = counted("tests/sanity.sh", passed="Running sanity test", failed=r"FATAL: The \d+ sanity|ERROR: Command")
@@ -101,7 +106,7 @@ def e2e() -> Count:
     return pytest("e2e") if sandbox("engine", "images") else Count(failed=1)
 
 
-STAGES: List[Callable[[], Count]] = [lint, unit, sanity, integration, e2e]
+STAGES: List[Callable[[], Count]] = [lint, unit, faults, sanity, integration, e2e]
 
 
 def main(argv: List[str]) -> int:

@@ -20,15 +20,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     inventory = work / "inventory"
     shutil.copytree(SCENARIO / "inventory", inventory)
     scanner = LeakScanner()
-    # A secret that the user brings, as an option and not through the host.
-    canary = "smtp-" + secrets.token_hex(12)
-    scanner.add_canaries({"smtp.password": canary})
+    # Secrets that the user brings: as an option, and in a file of the controller.
+    canaries = {name: name + "-" + secrets.token_hex(12) for name in ("smtp", "github", "stripe")}
+    scanner.add_canaries(canaries)
+    brought = work / "secrets.yml"
+    brought.touch(mode=0o600)
+    brought.write_text(
+        "GOTRUE_EXTERNAL_GITHUB_SECRET: {github}\nfunctions: {{STRIPE_KEY: {stripe}}}\n".format(**canaries)
+    )
     path = inventory / "group_vars" / "multibase_hosts" / "main.yml"
-    smtp = "multibase_defaults:\n  smtp: {{host: mail.example.com, user: mailer, password: {0}}}\n".format(canary)
-    path.write_text(path.read_text().replace("multibase_defaults:\n", smtp))
+    smtp = "multibase_smtp: {{host: mail.example.com, user: mailer, password: {smtp}}}\n".format(**canaries)
+    login = "    auth: {providers: {github: {client_id: one}}}\n"
+    acme = "  - name: acme\n{0}    secrets_from: {1}\n".format(login, brought)
+    path.write_text(path.read_text().replace("---\n", "---\n" + smtp).replace("  - name: acme\n", acme))
     ara = work / "ara"
     ara.mkdir(mode=0o700)
-    made = Server(inventory, ara, scanner)
+    made = Server(inventory, ara, scanner, canaries)
     made.command("molecule destroy", ["molecule", "destroy"])
     scanner.start()
     try:

@@ -29,6 +29,7 @@ class Server:
     inventory: Path
     ara: Path
     scanner: LeakScanner
+    brought: Mapping[str, str]
     outputs: Dict[str, str] = field(default_factory=dict)
 
     @property
@@ -128,14 +129,8 @@ class Server:
     def collect_canaries(self) -> None:
         """Take all secrets of all instances on the host as canaries."""
         for name in self.registry():
-            variables = self.variables(name)
-            self.scanner.add_canaries(
-                {
-                    "{0}.{1}".format(name, secret): variables[secret]
-                    for secret in sorted(_secrets.SECRET_NAMES)
-                    if variables.get(secret)
-                }
-            )
+            texts = sorted(_secrets.confidential_texts(self.variables(name)))
+            self.scanner.add_canaries({"{0}.{1}".format(name, number): text for number, text in enumerate(texts)})
 
 
 def undecorated(text: str) -> bytes:

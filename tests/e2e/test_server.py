@@ -43,7 +43,9 @@ def http(server: Server, calls: List[Dict[str, Any]]) -> List[Any]:
 def sql(server: Server, name: str, query: str, port: str = "POOLER_PROXY_PORT_SESSION", fetch: bool = True) -> Any:
     """Run one statement in an instance's database, by default through the pooler."""
     variables = server.variables(name)
-    user = "postgres" if port == "POSTGRES_PUBLISHED_PORT" else "postgres." + name
+    # Supavisor finds the tenant in the name; PgBouncer and Postgres take it as it is.
+    plain = port == "POSTGRES_PUBLISHED_PORT" or "pgbouncer" in variables["COMPOSE_PROFILES"].split(",")
+    user = "postgres" if plain else "postgres." + name
     connection = {
         "host": "127.0.0.1",
         "port": variables[port],
@@ -114,6 +116,34 @@ def test_gateway_lets_in_who_has_the_right_key(server: Server) -> None:
         assert not [header for header in headers if header.lower().startswith("x-envoy")]
 
 
+def test_opaque_keys_open_what_the_others_open(server: Server) -> None:
+    variables = server.variables("acme")
+    base = "http://127.0.0.1:" + variables["API_GW_HTTP_PORT"]
+    publishable, secret = variables["SUPABASE_PUBLISHABLE_KEY"], variables["SUPABASE_SECRET_KEY"]
+    calls = [("/rest/v1/table", publishable), ("/rest/v1/", publishable), ("/rest/v1/", secret), ("/pg/tables", secret)]
+    answers = http(server, [{"url": base + path, "headers": {"apikey": key}} for path, key in calls])
+    assert [answer[0] for answer in answers] == [200, 403, 200, 200]
+    # The service behind sees a JWT in their place: the asymmetric one.
+    assert publishable not in answers[0][1] and variables["ANON_KEY_ASYMMETRIC"] in answers[0][1]
+
+
+def test_what_the_user_brought_is_in_the_containers(server: Server) -> None:
+    containers = server.containers("acme")
+
+    def environment(service: str) -> Dict[str, str]:
+        shown = server.run("docker", "inspect", "--format", "{{json .Config.Env}}", containers[service])
+        return dict(entry.split("=", 1) for entry in json.loads(shown))
+
+    auth, functions = environment("auth"), environment("functions")
+    assert auth["GOTRUE_SMTP_PASS"] == server.brought["smtp"]
+    assert auth["GOTRUE_EXTERNAL_GITHUB_SECRET"] == server.brought["github"]
+    assert auth["GOTRUE_EXTERNAL_GITHUB_ENABLED"] == "true" and auth["GOTRUE_EXTERNAL_GITHUB_CLIENT_ID"] == "one"
+    assert functions["STRIPE_KEY"] == server.brought["stripe"] and functions["GREETING"] == "Grüß $dich"
+    assert json.loads(auth["GOTRUE_JWT_KEYS"])[0]["alg"] == "ES256"
+    files = ["{0}/projects/acme/env/{1}.env".format(ROOT, service) for service in ("auth", "functions")]
+    assert server.run("stat", "--format", "%a %U", *files).split("\n")[:2] == ["600 root", "600 root"]
+
+
 def test_studio_is_behind_the_dashboard_password(server: Server) -> None:
     variables = server.variables("acme")
     user = "{0}:{1}".format(variables["DASHBOARD_USERNAME"], variables["DASHBOARD_PASSWORD"])
@@ -134,7 +164,10 @@ def test_row_is_written_and_read_through_postgres(server: Server) -> None:
     sql(server, "acme", "create table public.notes (id int primary key, body text)", fetch=False)
     sql(server, "acme", "insert into public.notes values (1, 'kept')", "POOLER_PROXY_PORT_TRANSACTION", fetch=False)
     assert sql(server, "acme", "select body from public.notes", "POSTGRES_PUBLISHED_PORT") == [["kept"]]
-    assert sql(server, "beta", "select count(*) from pg_tables where tablename = 'notes'") == [["0"]]
+    others = sql(
+        server, "beta", "select count(*) from pg_tables where tablename = 'notes'", "POOLER_PROXY_PORT_TRANSACTION"
+    )
+    assert others == [["0"]]
     databases = sql(server, "acme", "select datname from pg_database order by 1", "POSTGRES_PUBLISHED_PORT")
     assert ["_supabase"] in databases
 
@@ -142,7 +175,7 @@ def test_row_is_written_and_read_through_postgres(server: Server) -> None:
 def test_ports_are_those_of_the_registry_and_on_loopback_only(server: Server) -> None:
     registry = server.registry()
     expected = set()
-    for name, offsets in (("acme", (0, 3, 4, 5)), ("beta", (0, 3, 4))):
+    for name, offsets in (("acme", (0, 3, 4, 5)), ("beta", (0, 4))):
         expected |= {"127.0.0.1:{0}".format(registry[name]["port_base"] + offset) for offset in offsets}
     listening = {line.split()[3] for line in server.run("ss", "-Hltn").splitlines()}
     assert {address for address in listening if re.search(r":2\d{4}$", address)} == expected
@@ -189,13 +222,42 @@ def test_list_and_status(server: Server) -> None:
     base = server.registry()["beta"]["port_base"]
     assert listed["instances"][1]["ports"] == {
         "gateway_http": base,
-        "pooler_session": base + 3,
         "pooler_transaction": base + 4,
     }
+    assert [entry["environment"] for entry in listed["instances"]] == ["production", ""]
     assert listed["instances"][1]["urls"]["api"] == "http://127.0.0.1:{0}".format(base)
     table = server.multibase("list").stdout
     assert "acme" in table and "healthy" in table and not table.startswith("{")
-    assert "supavisor" in server.multibase("status", "beta").stdout
+    assert "pgbouncer" in server.multibase("status", "beta").stdout
+
+
+def test_show_tells_everything_but_secrets(server: Server) -> None:
+    (shown,) = json.loads(server.multibase("show", "acme", "--json").stdout)["instances"]
+    assert shown["declared"]["auth"] == {"providers": {"github": {"client_id": "one"}}}
+    assert shown["user_secrets"]["auth"] == ["GOTRUE_EXTERNAL_GITHUB_SECRET"]
+    assert shown["resources"]["memory"] == 4096
+    limits = server.run("docker", "inspect", "--format", "{{.HostConfig.Memory}}", *server.containers("acme").values())
+    assert sum(map(int, limits.split())) <= 4096 << 20
+    assert "GOTRUE_EXTERNAL_GITHUB_SECRET" in server.multibase("show", "acme").stdout
+
+
+def test_credentials_are_handed_over_in_a_file(server: Server, tmp_path: Path) -> None:
+    handed = tmp_path / "acme.json"
+    server.multibase("credentials", "acme", "--format", "json", "--output", str(handed), verbose=True)
+    assert handed.stat().st_mode & 0o777 == 0o600
+    credentials, variables = json.loads(handed.read_text()), server.variables("acme")
+    assert credentials["SERVICE_ROLE_KEY"] == variables["SERVICE_ROLE_KEY"]
+    assert credentials["SUPABASE_SECRET_KEY"] == variables["SUPABASE_SECRET_KEY"]
+    assert variables["POSTGRES_PASSWORD"] in handed.read_text()
+    again = server.multibase("credentials", "acme", "--output", str(handed), succeeds=False)
+    assert "there already" in again.stderr and json.loads(handed.read_text()) == credentials
+
+
+def test_a_host_refuses_what_it_cannot_bear(server: Server) -> None:
+    before = server.registry()
+    done = server.multibase("create", "huge", "--set", 'size={"cpus": 2, "memory": "900g"}', succeeds=False)
+    assert "cannot bear" in done.stdout + done.stderr and "921600 MiB" in done.stdout + done.stderr
+    assert server.registry() == before and not server.succeeds("test", "-e", ROOT + "/projects/huge")
 
 
 def test_stop_keeps_every_volume_and_the_data(server: Server) -> None:
