@@ -60,6 +60,10 @@ multibase_instances:
 working directory and then where Ansible looks for variables' files; or `host:/etc/multibase/acme.json`, a JSON file on
 the host with mode 0600.
 
+Options that are not marked are recorded in `instance.json` and shown: put no token into the query of an address. Where
+a mail template or a hook needs one, give the variable under `secrets: {auth: {GOTRUE_...: ...}}` instead of the option.
+Values of secrets should be no ordinary words: Ansible hides them wherever they occur in its output.
+
 A secret that is declared once and no longer is goes away with the next `site.yml`; `./multibase create NAME` keeps
 what it does not mention. One that you put into `.env` by hand stays.
 

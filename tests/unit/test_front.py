@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import runpy
 import shutil
 import sqlite3
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import pytest
+
+from ansible_collections.multibase.supabase.plugins.module_utils._settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = ["site", "create", "start", "stop", "restart", "status", "list", "show", "credentials", "delete"]
@@ -515,3 +518,27 @@ def test_clean_names_what_it_keeps_and_what_it_could_not_remove(tmp_path: Path) 
     for kept in (".ara", str(tmp_path / "cache"), "Docker Engine", "Debian packages"):
         assert kept in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == [".ara", "bin", "cache", "tests"]
+
+
+def test_the_front_knows_every_option_that_holds_a_secret_and_no_other() -> None:
+    """The front stands alone, so its words are compared here with the table of options."""
+    module = runpy.run_path(str(ROOT / "multibase"), run_name="front")
+    secret, unlike, pattern = (module[name] for name in ("SECRET_OPTIONS", "OPEN_WORDS", "SECRET_WORDS"))
+    for setting in SETTINGS:
+        if setting.secret:
+            assert setting.path[-1] in secret, setting.option
+        else:
+            assert not secret.intersection(setting.path), setting.option
+            assert not [word for word in setting.path if pattern.search(word) and word not in unlike], setting.option
+
+
+@pytest.mark.parametrize("setting", ["auth.sms.test_otp=1:2", "auth.providers.google.secret=x", 'env={"A_TOKEN": "x"}'])
+def test_secrets_are_refused_on_the_command_line(front: Front, setting: str) -> None:
+    assert front.run("create", "acme", "--set", setting).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "setting", ["keys.opaque=true", "auth.password_min_length=10", "auth.rate_limits.token_refresh=9"]
+)
+def test_what_only_looks_like_a_secret_is_taken(front: Front, setting: str) -> None:
+    assert front.run("create", "acme", "--set", setting).returncode == 0

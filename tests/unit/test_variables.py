@@ -452,10 +452,20 @@ def test_a_diff_never_shows_what_somebody_wrote_into_an_environment_file(tmp_pat
     environment(tmp_path).write_text(environment(tmp_path).read_text() + "OTHER_THING=canary by hand\n")
     result = converge(tmp_path, declared, with_diff=True)[0]
     assert result.changed and "canary" not in told([result])
-    # Nor one that was there before we had something to write to it.
-    environment(tmp_path, "auth").write_text("GOTRUE_X=canary by hand\n")
-    result = converge(tmp_path, {**declared, "env": {"auth": {"X": "y"}}}, with_diff=True)[0]
-    assert result.changed and "canary" not in told([result])
+
+
+def test_an_environment_file_of_the_user_is_neither_overwritten_nor_removed(tmp_path: Path) -> None:
+    converge(tmp_path, item("acme"))
+    path = environment(tmp_path, "auth")
+    for text in ("GOTRUE_X=canary by hand\n", "# Secrets\nGOTRUE_X=canary by hand\n"):
+        path.write_text(text)
+        assert not converge(tmp_path, item("acme"))[0].changed
+        with pytest.raises(InvalidInput) as caught:
+            converge(tmp_path, item("acme", env={"auth": {"X": "y"}}))
+        assert str(path) in str(caught.value) and "canary" not in str(caught.value)
+        assert path.read_text() == text
+    path.unlink()
+    assert converge(tmp_path, item("acme", env={"auth": {"X": "y"}}))[0].changed
 
 
 def test_a_secret_that_is_no_longer_declared_goes(tmp_path: Path) -> None:

@@ -37,14 +37,14 @@ def default_of(option: str) -> str:
     return f"V({value}) when not given."
 
 
-def _documented(options: dict, below: str = "", own: dict = _OWN) -> dict:
+def _documented(options: dict, own: dict, below: str = "") -> dict:
     result = {}
     for name, entry in options.items():
         path = below + name
         shown = {key: entry[key] for key in ("type", "elements", "required", "choices", "default") if key in entry}
         if "options" in entry:
             shown["description"] = [group_about(path)]
-            shown["suboptions"] = _documented(entry["options"], path + ".", own)
+            shown["suboptions"] = _documented(entry["options"], own, path + ".")
         elif path in own:
             shown["description"] = [own[path]]
         else:
@@ -64,13 +64,13 @@ class ModuleDocFragment:
                     "type": "list",
                     "elements": "dict",
                     "required": True,
-                    "suboptions": _documented(instance_options()),
+                    "suboptions": _documented(instance_options(), _OWN),
                 },
                 "defaults": {
                     "description": ["Options that lie under those of each instance."],
                     "type": "dict",
                     "default": {},
-                    "suboptions": _documented(common_options()),
+                    "suboptions": _documented(common_options(), {}),
                 },
                 "blueprints": {
                     "description": [
@@ -81,7 +81,7 @@ class ModuleDocFragment:
                     "type": "list",
                     "elements": "dict",
                     "default": [],
-                    "suboptions": _documented(blueprint_options(), own={"name": "Name of the blueprint."}),
+                    "suboptions": _documented(blueprint_options(), {"name": "Name of the blueprint."}),
                 },
             }
         }

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from . import _registry
 from ._compose import compose_files
 from ._engine import Container, Engine
-from ._errors import StateCorrupt
+from ._errors import MultibaseError, StateCorrupt
 from ._health import instance_health, instance_state, service_health
 from ._instances import edited_secrets, read_existing
 from ._layout import REMOVAL_PREFIX, Layout
@@ -149,7 +149,7 @@ def _add_env(layout: Layout, name: str, told: Dict[str, Any]) -> None:
     """Add what the ``.env`` says, names and no values. One that is damaged is told of as the instance's problem."""
     try:
         existing = read_existing(layout, name)
-    except StateCorrupt as error:
+    except MultibaseError as error:
         told["problem"] = "; ".join(part for part in (told["problem"], str(error)) if part)
         return
     told["edited_secrets"] = edited_secrets(existing)

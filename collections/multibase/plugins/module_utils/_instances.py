@@ -175,7 +175,11 @@ def read_existing(layout: Layout, name: str) -> Existing:
             "{0} lacks {1}, which it had when it was written. Put the file back from a backup; it is not made anew, "
             "because the database knows the old values".format(path, ", ".join(lost))
         )
-    wrong = _secrets.problems(variables)
+    try:
+        wrong = _secrets.problems(variables)
+    except LibraryMissing:
+        # Without the library its keys cannot be verified, but it can still be looked at and stopped.
+        wrong = []
     if wrong:
         raise StateCorrupt("{0}: {1}".format(path, "; ".join(wrong)))
     return Existing(manifest, variables, text, _read_environments(layout.project(name), manifest))
@@ -261,6 +265,8 @@ class _Redactor:
             # Envoy's basic_auth knows SHA-1 only; that the hash is of 190 random bits does not make it presentable.
             digest = hashlib.sha1(password.encode("utf-8"), usedforsecurity=False).digest()
             replacements[base64.b64encode(digest).decode("ascii")] = self.shown(password)
+        # With the salt, fingerprints of weak secrets could be tried out.
+        replacements[salt] = "(salt)"
         self._replacements = sorted(replacements.items(), key=lambda pair: -len(pair[0]))
 
     def shown(self, value: str) -> str:
@@ -324,7 +330,7 @@ class Converger:
         """
         items = [_spec.without_unset(item) for item in items]
         request = self._request
-        declared = [_spec.merge(self._recorded(item["name"]), item) for item in items]
+        declared = [_spec.merge(self._under(item), item) for item in items]
         found = _spec.declaration_problems(declared, request.layers, request.releases, request.confirmed)
         self._refuse([*problems, *found])
         if not items:
@@ -353,8 +359,16 @@ class Converger:
         recorded.pop("port_base", None)
         return recorded
 
+    def _under(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what lies under an item of what was recorded: without variables of env that it makes secrets."""
+        recorded = dict(self._recorded(item["name"]))
+        secrets = item.get("secrets")
+        if recorded.get("env") and isinstance(secrets, Mapping):
+            recorded["env"] = _without(recorded["env"], secrets)
+        return recorded
+
     def _build(self, item: Mapping[str, Any]) -> Tuple[Optional[_spec.InstanceSpec], List[str]]:
-        declared = _spec.merge(self._recorded(item["name"]), item)
+        declared = _spec.merge(self._under(item), item)
         return _spec.build_from(declared, self._request.layers, self._request.releases)
 
     # With the host
@@ -421,11 +435,21 @@ class Converger:
             return problems
         version = self._host.engine_version() if ready else None
         for spec, existing in ready:
-            plans[spec.name] = self._plan_one(spec, allocations[spec.name], existing, version)
-        return self._overcommitment(plans, set(allocations) - set(going))
+            try:
+                plans[spec.name] = self._plan_one(spec, allocations[spec.name], existing, version)
+            except InvalidInput as error:
+                problems += error.problems
+            except MultibaseError as error:
+                problems.append("instance {0}: {1}".format(spec.name, error))
+        if problems:
+            return problems
+        return self._overcommitment(plans, allocations, going)
 
-    def _overcommitment(self, plans: Mapping[str, _Plan], names: Collection[str]) -> List[str]:
-        """Say why the host cannot bear what is planned; ``names`` are those of all instances that it will have."""
+    def _overcommitment(self, plans: Mapping[str, _Plan], names: Collection[str], going: Collection[str]) -> List[str]:
+        """Say why the host cannot bear what is planned.
+
+        ``names`` are those of all instances that it has or gets, ``going`` of those that this run deletes.
+        """
         wanted = {name: _demand(plan.rendered.manifest) for name, plan in plans.items() if plan.rendered is not None}
         had = {name: _demand(plan.existing.manifest) for name, plan in plans.items() if plan.existing is not None}
         if wanted == had:
@@ -433,7 +457,9 @@ class Converger:
         for name in names:
             if name not in wanted:
                 with contextlib.suppress(StateCorrupt):
-                    wanted[name] = had[name] = _demand(_registry.read_manifest(self._layout, name))
+                    had[name] = _demand(_registry.read_manifest(self._layout, name))
+                    if name not in going:
+                        wanted[name] = had[name]
         problem = overcommitment(list(had.items()), list(wanted.items()), self._request.capacity)
         return [problem] if problem else []
 
@@ -595,6 +621,7 @@ class Converger:
             directory=directory,
         )
         plan = _Plan(result, rendered, existing)
+        self._refuse(_foreign_environments(directory, plan))
         self._compare(plan)
         result.warnings += ["instance {0}: {1}".format(spec.name, warning) for warning in spec.warnings]
         if spec.external_database and os.path.exists(os.path.join(directory, "volumes/db/data/PG_VERSION")):
@@ -704,7 +731,8 @@ class Converger:
     def _diff_changed(self, plan: _Plan) -> None:
         if plan.rendered is None or plan.existing is None:
             return
-        old = self._redactor(plan.rendered, plan.existing.variables, fresh=False)
+        ours = set(plan.existing.manifest.get("variables") or ())
+        old = _Redactor(plan.existing.variables, str(plan.rendered.manifest["salt"]), ours, fresh=False)
         new = self._redactor(plan.rendered, plan.rendered.variables, fresh=False)
         for path, (content, mode) in sorted(plan.changed_files.items()):
             full = os.path.join(plan.result.directory, path)
@@ -823,12 +851,40 @@ class Converger:
                 shutil.rmtree(doomed)
 
 
+def _without(options: Mapping[str, Any], names: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return ``options`` without the entries that ``names`` has too, at both levels."""
+    result: Dict[str, Any] = {}
+    for key, value in options.items():
+        other = names.get(key)
+        if isinstance(value, Mapping):
+            result[key] = _without(value, other if isinstance(other, Mapping) else {})
+        elif key not in names:
+            result[key] = value
+    return result
+
+
 def _demand(manifest: Mapping[str, Any]) -> Size:
     """Return what an instance was promised, as its manifest says."""
     resources = manifest.get("resources")
     if resources:
         return Size(memory=int(resources["memory"]), cpus=float(resources["cpus"]))
     return SIZES.get(str(manifest.get("size")), SIZES["medium"])
+
+
+def _foreign_environments(directory: str, plan: _Plan) -> List[str]:
+    """Say which environment files of the user stand where ours would have to be written."""
+    if plan.rendered is None or plan.existing is None:
+        return []
+    managed = plan.existing.manifest.get("managed") or ()
+    return [
+        "instance {0}: {1} was put there by hand, and options of the instance need that file now. Move what is in it "
+        "to the options env and secrets, and remove it".format(plan.result.name, os.path.join(directory, path))
+        for path in sorted(plan.rendered.files)
+        if os.path.dirname(path) == ENVIRONMENT_DIRECTORY
+        and path not in managed
+        and os.path.lexists(os.path.join(directory, path))
+        and not _is_our_environment(os.path.join(directory, path))
+    ]
 
 
 def _left_over(directory: str) -> List[str]:
@@ -839,10 +895,16 @@ def _left_over(directory: str) -> List[str]:
     found = list(GATEWAY_FILES.values())
     with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(directory, ENVIRONMENT_DIRECTORY)) as entries:
         for entry in entries:
-            content = _read(entry.path) if entry.name.endswith(".env") else None
-            if content and content[0].decode("utf-8", "replace").split("\n", 1)[0] in ENVIRONMENT_FIRST_LINES:
+            if entry.name.endswith(".env") and _is_our_environment(entry.path):
                 found.append(os.path.join(ENVIRONMENT_DIRECTORY, entry.name))
     return found
+
+
+def _is_our_environment(path: str) -> bool:
+    """Whether an environment file is one that we wrote: it has our first and our last line."""
+    content = _read(path)
+    text = content[0].decode("utf-8", "replace") if content else ""
+    return text.split("\n", 1)[0] in ENVIRONMENT_FIRST_LINES and ENVIRONMENT_END in text
 
 
 def _open_names(path: str, *manifests: Mapping[str, Any]) -> Set[str]:

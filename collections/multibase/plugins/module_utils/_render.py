@@ -33,7 +33,10 @@ _HEADINGS = (
     "Settings",
     "Secrets. They were made on this host and are nowhere else.",
 )
-_ENVIRONMENT_HEADINGS = ("Written by Multibase, from options of the instance and its env.", "Secrets")
+_ENVIRONMENT_HEADINGS = (
+    "Written by Multibase, from options of the instance and its env.",
+    "Written by Multibase: secrets of the user.",
+)
 # By which an environment file of ours is known.
 ENVIRONMENT_FIRST_LINES = tuple("# " + heading for heading in _ENVIRONMENT_HEADINGS)
 # Its last line. A file without it was cut off, and what it says last may be half a value.

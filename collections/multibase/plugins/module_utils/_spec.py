@@ -12,7 +12,7 @@ from ._errors import MultibaseError
 from ._names import name_problem
 from ._release import Release
 from ._services import choose_images, enabled_services
-from ._settings import BY_OPTION, DEFAULT_RELEASE, DEFAULTS, value_at
+from ._settings import BY_OPTION, DEFAULT_RELEASE, DEFAULTS, USER_SECRETS, put_at, value_at
 from ._sizes import SIZES, Size, parse_size
 from ._values import dependency_problems, option_problems, value_problems, warnings_of
 from ._variables import needed_secrets, user_secrets, user_variables
@@ -93,8 +93,8 @@ def without_secrets(options: Mapping[str, Any], below: str = "") -> Dict[str, An
     return result
 
 
-def _imply_enabled(given: Dict[str, Any]) -> Dict[str, Any]:
-    """Return options in which a login provider of which anything is given, and a hook with a URI, count as enabled."""
+def _implied(given: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return that a login provider of which anything is given, and a hook with a URI, are enabled."""
     implied: Dict[str, Any] = {"auth": {"providers": {}, "hooks": {}}}
     for name, chosen in (value_at(given, ("auth", "providers")) or {}).items():
         if chosen:
@@ -102,7 +102,31 @@ def _imply_enabled(given: Dict[str, Any]) -> Dict[str, Any]:
     for name, chosen in (value_at(given, ("auth", "hooks")) or {}).items():
         if chosen.get("uri"):
             implied["auth"]["hooks"][name] = {"enabled": True}
-    return merge(implied, given)
+    return implied
+
+
+def _with_options(layer: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return a layer whose ``secrets`` that have an option stand under that, unless it gives that another value."""
+    result = merge(layer)
+    secrets = layer.get("secrets")
+    if not isinstance(secrets, Mapping):
+        return result
+    rest: Dict[str, Any] = {}
+    for key, value in secrets.items():
+        entries = value if isinstance(value, Mapping) else {key: value}
+        for name, content in entries.items():
+            known = USER_SECRETS.get(name)
+            fits = known is not None and isinstance(content, str) and (entries is not value or known.service == key)
+            if known is not None and fits and value_at(result, known.path) in (None, content):
+                nested: Dict[str, Any] = {}
+                put_at(nested, known.path, content)
+                result = merge(result, nested)
+            elif entries is value:
+                rest.setdefault(key, {})[name] = content
+            else:
+                rest[name] = content
+    result["secrets"] = rest
+    return result
 
 
 def build(declared: Mapping[str, Any], layers: Layers, release: Release) -> Tuple[InstanceSpec, List[str]]:
@@ -112,7 +136,8 @@ def build(declared: Mapping[str, Any], layers: Layers, release: Release) -> Tupl
     """
     plain = {key: value for key, value in declared.items() if key not in ("name", "state")}
     below, problems = _below(declared, layers)
-    given = _imply_enabled(merge(below, plain))
+    # A secret that one layer gives by its variable and another by its option is one option, which the upper layer has.
+    given = merge(_implied(merge(*below, plain)), *(_with_options(layer) for layer in (*below, plain)))
     options = without_secrets(merge(DEFAULTS, given))
     services, found = enabled_services(options["services"], release, bool(options["database"]["host"]))
     problems += found
@@ -156,18 +181,19 @@ def build(declared: Mapping[str, Any], layers: Layers, release: Release) -> Tupl
     )
 
 
-def _below(declared: Mapping[str, Any], layers: Layers) -> Tuple[Dict[str, Any], List[str]]:
+def _below(declared: Mapping[str, Any], layers: Layers) -> Tuple[List[Mapping[str, Any]], List[str]]:
     """Return what lies under an instance's own options, and what is wrong with the blueprint that it names."""
     name = declared.get("blueprint", layers.defaults.get("blueprint", ""))
     if not name:
-        return merge(layers.defaults), []
+        return [layers.defaults], []
     blueprint = layers.blueprints.get(name)
     if blueprint is None:
         there = ", ".join(sorted(layers.blueprints)) or "none"
-        return merge(layers.defaults), ["unknown blueprint {0!r}; there are: {1}".format(name, there)]
+        return [layers.defaults], ["unknown blueprint {0!r}; there are: {1}".format(name, there)]
     if blueprint.get("blueprint"):
-        return merge(layers.defaults), ["blueprint {0} names a blueprint itself, which is not possible".format(name)]
-    return merge(layers.defaults, {key: value for key, value in blueprint.items() if key != "name"}), []
+        return [layers.defaults], ["blueprint {0} names a blueprint itself, which is not possible".format(name)]
+    own = {key: value for key, value in blueprint.items() if key != "name"}
+    return [layers.defaults, own], []
 
 
 def name_problems(names: Sequence[Any]) -> List[str]:
@@ -219,7 +245,7 @@ def build_from(
     declared: Mapping[str, Any], layers: Layers, releases: Mapping[str, Release]
 ) -> Tuple[Optional[InstanceSpec], List[str]]:
     """Like ``build``, with the release that the options name; without a spec when there is no such release."""
-    name = merge(_below(declared, layers)[0], declared).get("release", DEFAULT_RELEASE)
+    name = merge(*_below(declared, layers)[0], declared).get("release", DEFAULT_RELEASE)
     release = releases.get(name)
     if release is None:
         there = ", ".join(sorted(releases)) or "none"

@@ -119,6 +119,10 @@ def value_problems(given: Mapping[str, Any]) -> List[str]:
         setting = BY_OPTION.get(path)
         if setting is None or value is None or setting.secret:
             continue
+        if setting.variable and not setting.service and setting.default and value in ("", []):
+            # The Compose files demand a value, and without it not even a stop would work.
+            problems.append("{0} is empty".format(path))
+            continue
         if setting.kind in ("int", "number") and setting.low is not None and setting.high is not None:
             if not setting.low <= value <= setting.high:
                 problems.append("{0} {1} is outside {2} to {3}".format(path, value, setting.low, setting.high))
@@ -154,18 +158,14 @@ def option_problems(options: Mapping[str, Any], services: FrozenSet[str]) -> Lis
     except ValueError:
         problems.append("bind_address {0!r} is no IPv4 address".format(options["bind_address"]))
     problems += _address_problems(options)
-    if not options["dashboard_username"]:
-        problems.append("dashboard_username is empty")
-    if not options["health_interval"]:
-        problems.append("health_interval is empty")
-    if not options["rest"]["schemas"]:
-        problems.append("rest.schemas is empty; at least one schema is needed")
     for exposed in options["expose"]:
         if _EXPOSED_SERVICE[exposed] not in services:
             problems.append("expose: {0} is switched off".format(exposed))
     limits = options["limits"]
     if limits["burst"] and not limits["requests_per_second"]:
         problems.append("limits.burst means nothing without limits.requests_per_second")
+    elif limits["burst"] and limits["burst"] < limits["requests_per_second"]:
+        problems.append("limits.burst {0} is less than limits.requests_per_second".format(limits["burst"]))
     problems += [
         "limits.allow_from {0}: it must be a network such as 192.0.2.0/24 or 2001:db8::/32, or an address".format(
             shown(str(network))
@@ -175,7 +175,9 @@ def option_problems(options: Mapping[str, Any], services: FrozenSet[str]) -> Lis
     ]
     if options["gateway"] == "kong" and limits["trusted_proxies"] > 1:
         problems.append("limits.trusted_proxies {0}: Kong can trust one".format(limits["trusted_proxies"]))
-    if not options["database"]["host"] and options["database"]["name"] != DEFAULTS["database"]["name"]:
+    if not options["database"]["name"]:
+        problems.append("database.name is empty")
+    elif not options["database"]["host"] and options["database"]["name"] != DEFAULTS["database"]["name"]:
         problems.append(
             "database.name: the database of an instance of its own is always {0}".format(DEFAULTS["database"]["name"])
         )
