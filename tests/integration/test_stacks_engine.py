@@ -31,6 +31,8 @@ from ansible_collections.multibase.supabase.plugins.module_utils._layout import 
 from ansible_collections.multibase.supabase.plugins.module_utils._ports import parse_port_range
 from ansible_collections.multibase.supabase.plugins.module_utils._process import Completed
 from ansible_collections.multibase.supabase.plugins.module_utils._release import release_from_bundle
+from ansible_collections.multibase.supabase.plugins.module_utils._sizes import Capacity
+from ansible_collections.multibase.supabase.plugins.module_utils._spec import Layers
 from ansible_collections.multibase.supabase.plugins.module_utils._stacks import Result, Runner, Settings
 from ansible_collections.multibase.supabase.plugins.module_utils._subnets import parse_pool
 
@@ -87,13 +89,13 @@ class Host:
             releases={"0.8.2": RELEASE},
             ports=parse_port_range("29000-29990"),
             subnet_pool=parse_pool("10.215.0.0/16"),
-            defaults=SMALL,
+            layers=Layers(SMALL, {}),
             keep_unmentioned=keep,
             confirmed=frozenset(self.names),
             lock_timeout=10,
             check_mode=False,
             with_diff=False,
-            cpus=os.cpu_count() or 1,
+            capacity=Capacity(os.cpu_count() or 1, memory=0, cpu_factor=0, memory_factor=0),
             now=int(time.time()),
         )
         items = tuple({"state": "present", **item} for item in items)
