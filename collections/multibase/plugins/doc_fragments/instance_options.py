@@ -56,7 +56,8 @@ def _documented(options: dict, own: dict, below: str = "") -> dict:
 class ModuleDocFragment:
     """The options ``instances``, ``defaults`` and ``blueprints``."""
 
-    DOCUMENTATION = yaml.safe_dump(
+    # Annotated, because ansible-test's yamllint reads a plain assignment as a text and this one is computed.
+    DOCUMENTATION: str = yaml.safe_dump(
         {
             "options": {
                 "instances": {
