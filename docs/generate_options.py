@@ -15,8 +15,8 @@ from typing import Dict, List
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "collections"))
 
-from ansible_collections.multibase.supabase.plugins.doc_fragments.instance_options import default_of  # noqa: E402
-from ansible_collections.multibase.supabase.plugins.module_utils._settings import (  # noqa: E402
+from ansible_collections.multibase.supabase.plugins.doc_fragments.instance_options import default_of  # noqa: E402 - after sys.path
+from ansible_collections.multibase.supabase.plugins.module_utils._settings import (  # noqa: E402 - after sys.path
     HOOKS,
     OAUTH_PROVIDERS,
     SETTINGS,

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Sequence
+from typing import Any, Callable, List, Sequence
 
 import pytest
 
@@ -77,17 +77,21 @@ def test_killed_again_while_finishing(fast_path: Path, most_points: int, record_
     assert not failed, summary(failed, count)
 
 
-@pytest.mark.parametrize("name", ["change", "change back"])
-def test_the_next_run_declares_what_was_before(name: str, fast_path: Path, most_points: int) -> None:
-    trial = Trial(CASES[name], fast_path)
+def _killed_and_checked(trial: Trial, most: int, check: Callable[[Trial, str], None]) -> None:
     steps = recorded(trial.root, trial.work)
     failed: List[str] = []
-    some = chosen(points(steps), steps, most_points // 2)
+    some = chosen(points(steps), steps, most)
     for point in some:
         trial.reset()
         killed_at(trial.root, point, trial.work)
-        failed += tried(lambda point=point: _check_back(trial, worded(point, steps, trial.root)))
+        failed += tried(lambda point=point: check(trial, worded(point, steps, trial.root)))
     assert not failed, summary(failed, len(some))
+
+
+@pytest.mark.parametrize("name", ["change", "change back"])
+def test_the_next_run_declares_what_was_before(name: str, fast_path: Path, most_points: int) -> None:
+    trial = Trial(CASES[name], fast_path)
+    _killed_and_checked(trial, most_points // 2, _check_back)
 
 
 def _check_back(trial: Trial, where: str) -> None:
@@ -106,14 +110,7 @@ def _check_back(trial: Trial, where: str) -> None:
 def test_a_run_for_another_instance_comes_first(fast_path: Path, most_points: int) -> None:
     """What was interrupted stays as it is, or is cleared away; it is in nobody's way."""
     trial = Trial(CASES[_MIXED], fast_path)
-    steps = recorded(trial.root, trial.work)
-    failed: List[str] = []
-    some = chosen(points(steps), steps, most_points // 2)
-    for point in some:
-        trial.reset()
-        killed_at(trial.root, point, trial.work)
-        failed += tried(lambda point=point: _check_another(trial, worded(point, steps, trial.root)))
-    assert not failed, summary(failed, len(some))
+    _killed_and_checked(trial, most_points // 2, _check_another)
 
 
 def _check_another(trial: Trial, where: str) -> None:

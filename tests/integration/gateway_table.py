@@ -264,3 +264,18 @@ def target_of(row: Row, variant: Variant, sent: Sent) -> str:
 def seen_header(seen: Dict[str, Any], name: str) -> Optional[str]:
     values = [value for key, value in seen["headers"] if key == name]
     return ", ".join(values) if values else None
+
+
+# A browser that is logged in to the dashboard sends its password along, whichever site makes it send a request:
+# method, the site, and the answer.
+DASHBOARD_CHANGES = [
+    ("POST", None, 200),
+    ("POST", "https://gw.test", 200),
+    ("POST", PUBLIC_URL, 200),
+    ("DELETE", "https://evil.test", 403),
+    ("POST", "https://gw.test.evil.test", 403),
+    ("POST", APP_ORIGIN, 403),
+    ("PATCH", "null", 403),
+    ("PUT", "", 403),
+    ("GET", "https://evil.test", 200),
+]

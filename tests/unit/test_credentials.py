@@ -331,8 +331,11 @@ def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(tmp_path: Path
 
 def test_a_file_system_without_modes_is_refused(tmp_path: Path) -> None:
     """A stand-in for FAT: the mode of a new file cannot be changed."""
-    open_for_all: Callable[..., int] = lambda path, flags, _mode=0, **more: real(path, flags, 0o666, **more)  # noqa: E731
     real = os.open
+
+    def open_for_all(path: Any, flags: int, _mode: int = 0, **more: Any) -> int:
+        return real(path, flags, 0o666, **more)
+
     before = os.umask(0)
     try:
         with (

@@ -675,7 +675,8 @@ class Converger:
             missing = [name for name in _secrets.OPTIONAL_NAMES if name not in made]
             return {**made, **{name: _secrets.random_secret(64) for name in missing}}
         made = _secrets.with_database(made, spec.database_password, spec.external_database)
-        if made != _secrets.read_back(before):
+        known = _secrets.read_back(before)
+        if any(known.get(name) != value for name, value in made.items()):
             self._refuse(["instance {0}: {1}".format(spec.name, problem) for problem in _secrets.problems(made)])
         return made
 

@@ -178,7 +178,7 @@ def private_key(jwk: Any) -> ec.EllipticCurvePrivateKey:
     point = key.public_key().public_numbers()
     if jwk != _ec_jwk(_key_id(jwk), point.x, point.y, ["sign", "verify"], d):
         raise ValueError("its private and its public half do not belong together")
-    return key  # type: ignore[no-any-return]
+    return key  # type: ignore[no-any-return]  # the library is imported late
 
 
 def public_key(jwk: Any) -> ec.EllipticCurvePublicKey:
@@ -188,7 +188,8 @@ def public_key(jwk: Any) -> ec.EllipticCurvePublicKey:
     if jwk != _ec_jwk(_key_id(jwk), x, y, ["verify"]):
         raise ValueError("not the public half of an ES256 key")
     try:
-        return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()  # type: ignore[no-any-return]
+        numbers = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1())
+        return numbers.public_key()  # type: ignore[no-any-return]  # the library is imported late
     except ValueError as error:
         raise ValueError("not the public half of an ES256 key") from error
 

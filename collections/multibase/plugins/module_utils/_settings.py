@@ -150,7 +150,13 @@ def _general() -> List[Setting]:
             "Name of a set of options in O(blueprints) that lies under those given here and over O(defaults).",
             "",
         ),
-        Setting("environment", "str", "What the instance is for, as C(production). Inventories group by it.", ""),
+        Setting(
+            "environment",
+            "str",
+            "What the instance is for, as C(production). Inventories group by it.",
+            "",
+            shape="tenant",
+        ),
         Setting(
             "labels", "dict", "Words of your own about the instance, name to value. They are shown and searched.", {}
         ),
@@ -183,6 +189,7 @@ def _general() -> List[Setting]:
             "str",
             "Name under which clients reach the gateway by HTTPS.",
             "",
+            shape="domain",
         ),
         Setting(
             "public_url",

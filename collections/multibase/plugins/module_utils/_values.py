@@ -60,6 +60,7 @@ def url_problem(url: str) -> Optional[str]:
 
 _SHAPES = {
     "bucket": (_WORD, "letters, digits and . _ - are allowed"),
+    "domain": (_DOMAIN, "it must be a name such as acme.example.com"),
     "duration": (_DURATION, "it is no duration such as 60s or 24h"),
     "base64": (re.compile(r"[A-Za-z0-9+/]{64,}={0,2}\Z"), "it is no key in base64 on one line"),
     "hook_secrets": (
@@ -85,11 +86,15 @@ def shape_problem(shape: str, value: str) -> Optional[str]:
     if shape == "link":
         return _link_problem(value)
     if shape == "origin":
-        return url_problem(value) or ("an origin has no path, not even a slash" if urlsplit(value).path else None)
+        return _origin_problem(value)
     if shape == "hook":
         return _hook_problem(value)
     pattern, what = _SHAPES[shape]
     return None if pattern.match(value) else what
+
+
+def _origin_problem(value: str) -> Optional[str]:
+    return url_problem(value) or ("an origin has no path, not even a slash" if urlsplit(value).path else None)
 
 
 def _link_problem(value: str) -> Optional[str]:
@@ -190,15 +195,11 @@ def option_problems(options: Mapping[str, Any], services: FrozenSet[str]) -> Lis
     for key, value in options["labels"].items():
         if isinstance(value, (Mapping, list)) or not _WORD.match(str(key)):
             problems.append("labels: {0!r} is no name with one value".format(key))
-    if options["environment"] and not _WORD.match(options["environment"]):
-        problems.append("environment {0!r}: letters, digits and . _ - are allowed".format(options["environment"]))
     return problems
 
 
 def _address_problems(options: Mapping[str, Any]) -> List[str]:
     problems: List[str] = []
-    if options["domain"] and not _DOMAIN.match(options["domain"]):
-        problems.append("domain {0}: it must be a name such as acme.example.com".format(shown(options["domain"])))
     for key in ("public_url", "site_url"):
         problem = url_problem(options[key]) if options[key] else None
         if problem is None and key == "public_url" and urlsplit(options[key]).path.strip("/"):
@@ -208,9 +209,7 @@ def _address_problems(options: Mapping[str, Any]) -> List[str]:
     if "*" in options["cors_origins"] and len(options["cors_origins"]) > 1:
         problems.append("cors_origins: '*' allows every origin, so nothing else can stand beside it")
     for origin in options["cors_origins"]:
-        problem = None if origin == "*" else url_problem(origin)
-        if problem is None and origin != "*" and urlsplit(origin).path:
-            problem = "an origin has no path, not even a slash"
+        problem = None if origin == "*" else _origin_problem(origin)
         if problem:
             problems.append("cors_origins {0}: {1}".format(shown(origin), problem))
     for url in options["redirect_urls"]:

@@ -218,11 +218,6 @@ def converge(params, check_mode, with_diff):
         with_secrets("defaults", params["defaults"]),
         {entry["name"]: with_secrets("blueprint " + entry["name"], entry) for entry in params["blueprints"]},
     )
-    problems += [
-        "blueprint {0}: declared twice".format(name)
-        for name in layers.blueprints
-        if [entry["name"] for entry in params["blueprints"]].count(name) > 1
-    ]
     instances = [with_secrets("instance {0}".format(item["name"]), item) for item in params["instances"]]
     request = Request(
         layout=Layout(os.path.abspath(params["root"])),
