@@ -15,10 +15,11 @@ What each rule is there for (measured with Compose 2.26 and 5.6):
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from ._engine import INSTALL_HINT
 from ._errors import ComposeFailed
@@ -66,6 +67,11 @@ def down_argv(purge: bool) -> List[str]:
 def services_argv() -> List[str]:
     """List the services of the active profiles, one per line."""
     return [*_BASE, "config", "--services"]
+
+
+def config_argv() -> List[str]:
+    """Print the resolved files as JSON, services of all profiles included."""
+    return [*_BASE, *_EVERY_PROFILE, "config", "--format", "json"]
 
 
 def version_argv() -> List[str]:
@@ -155,6 +161,13 @@ class Compose:
 
     def down(self, project: Project, purge: bool, timeout: float) -> Completed:
         return self._run(project, down_argv(purge), timeout)
+
+    def config(self, project: Project) -> Dict[str, Any]:
+        """Return the resolved configuration. It holds secrets: it is for use in memory only. Raises ComposeFailed."""
+        done = self._run(project, config_argv(), 60)
+        if done.code != 0:
+            raise ComposeFailed("docker compose config failed: {0}".format(last_lines(done.errors, 5)))
+        return dict(json.loads(done.output))
 
     def services(self, project: Project) -> List[str]:
         """Return the services of the active profiles, the user's override file included. Raises ComposeFailed."""

@@ -187,6 +187,30 @@ class Engine:
             return ""
         return data.decode("utf-8", "replace") if isinstance(data, bytes) else str(data)
 
+    def labelled(self, label: str) -> List[str]:
+        """Return the ids of all containers, running or not, that carry exactly this ``name=value`` label."""
+        listed = self._call("list containers", "containers", all=True, filters={"label": [label]})
+        return [str(item["Id"]) for item in listed]
+
+    def state(self, container: str) -> str:
+        """Return Docker's word for the state of a container: running, paused, exited, ...; ``gone`` without one."""
+        return str((self._inspect(container).get("State") or {}).get("Status") or "gone")
+
+    def image_of(self, container: str) -> str:
+        """Return the id of the image that a container was made from, empty when it is gone."""
+        return str(self._inspect(container).get("Image") or "")
+
+    def create_isolated(self, options: Mapping[str, Any], host_options: Mapping[str, Any]) -> str:
+        """Create a container without any network and start it; return its id."""
+        host = self._client.create_host_config(network_mode="none", **host_options)
+        made = self._call("create a container", "create_container", host_config=host, **options)
+        self.start(str(made["Id"]))
+        return str(made["Id"])
+
+    def start(self, container: str) -> None:
+        """Start a container by its id; one that runs already is no error."""
+        self._call("start a container", "start", container)
+
     def stop(self, container: str) -> None:
         """Stop a container by its id, within its own grace period. One that is gone already is no error."""
         self._call_unless_gone("stop a container", "stop", container)

@@ -8,7 +8,12 @@ from typing import List, Sequence
 
 
 class MultibaseError(Exception):
-    """An error with a message for the user: what was found, where, and what to do about it."""
+    """An error with a message for the user: what was found, where, and what to do about it.
+
+    ``exit_code`` is the status with which the host's own tool ends; docs/backup.md has the table.
+    """
+
+    exit_code = 1
 
 
 class InvalidInput(MultibaseError):
@@ -16,6 +21,8 @@ class InvalidInput(MultibaseError):
 
     ``problems`` holds one sentence per mistake, each naming the instance it belongs to.
     """
+
+    exit_code = 2
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems: List[str] = list(problems)
@@ -25,9 +32,13 @@ class InvalidInput(MultibaseError):
 class LockTimeout(MultibaseError):
     """Somebody else held a lock for longer than the caller wanted to wait."""
 
+    exit_code = 11
+
 
 class EngineUnavailable(MultibaseError):
     """The Docker Engine, or what is needed to talk to it, is not there."""
+
+    exit_code = 12
 
 
 class ComposeFailed(MultibaseError):
@@ -40,3 +51,63 @@ class LibraryMissing(MultibaseError):
 
 class StateCorrupt(MultibaseError):
     """A file of ours on the host does not say what it must; it is never repaired by guessing."""
+
+
+class UnknownInstance(MultibaseError):
+    """There is no instance, or no backup of it, by that name."""
+
+    exit_code = 10
+
+
+class DatabaseDown(MultibaseError):
+    """The database container does not run, is paused, or its server does not answer."""
+
+    exit_code = 12
+
+
+class BackupFailed(MultibaseError):
+    """A part of a backup could not be made; nothing was published."""
+
+    exit_code = 13
+
+
+class NoSpace(MultibaseError):
+    """The filesystem has, or will have, no room."""
+
+    exit_code = 14
+
+
+class PublishFailed(MultibaseError):
+    """A finished file could not be given its name safely."""
+
+    exit_code = 15
+
+
+class VerificationFailed(MultibaseError):
+    """A backup was restored and is not what its manifest says."""
+
+    exit_code = 16
+
+
+class IntegrityFailed(MultibaseError):
+    """A file of a backup, or its manifest, was changed since it was written."""
+
+    exit_code = 18
+
+
+class RestoreFailed(MultibaseError):
+    """A restore did not succeed; the instance has the data that it had before."""
+
+    exit_code = 19
+
+
+class ManualActionNeeded(MultibaseError):
+    """A restore failed and so did undoing it; the message says where everything lies."""
+
+    exit_code = 20
+
+
+class Refused(MultibaseError):
+    """What was asked for would lose data or trust what cannot be trusted."""
+
+    exit_code = 21

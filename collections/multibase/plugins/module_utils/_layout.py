@@ -59,6 +59,30 @@ class Layout:
         """The lock file of one instance."""
         return os.path.join(self.state, "locks", name + ".lock")
 
+    def data_lock(self, name: str) -> str:
+        """The lock of an instance's data: backup, restore and deletion hold it, starting and stopping do not.
+
+        No instance can have this name: a name holds no dot.
+        """
+        return os.path.join(self.state, "locks", name + ".data.lock")
+
+    def backups(self, name: str) -> str:
+        """The directory of an instance's backups."""
+        return os.path.join(self.root, "backups", name)
+
+    def restore_journal(self, name: str) -> str:
+        """What the last restore of an instance did, or was doing when it was killed."""
+        return os.path.join(self.state, "restore", name + ".json")
+
+    def backup_state(self, name: str) -> str:
+        """What came of the last backups of an instance."""
+        return os.path.join(self.state, "backup", name + ".json")
+
+    @property
+    def signing_key(self) -> str:
+        """The key that signs the manifests of this host's backups."""
+        return os.path.join(self.state, "backup.key")
+
     @property
     def registry_lock(self) -> str:
         # No instance can have this name: a name begins with a letter.

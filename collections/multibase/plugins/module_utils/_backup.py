@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This file is private to the multibase.supabase collection; it may change at any time.
+"""Taking a backup of an instance, and restoring it once to know that it is one.
+
+Dumps stream from the database container to the target filesystem, compressed inside it (what `docker exec` passes on is
+the bottleneck otherwise), hashed on the way, in constant memory. Rows are counted and hashed in the snapshot of the
+dump while it runs. The database comes first and the files after it: Storage writes a file before its row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from io import BufferedReader
+from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Tuple, cast
+
+from . import _archive, _catalogue, _database, _fingerprint, _lock, _materialise, _registry, _restore_journal
+from ._compose import Compose
+from ._database import SUPERUSER, DatabaseFailed, Server, end
+from ._engine import Container, Engine
+from ._errors import BackupFailed, DatabaseDown, MultibaseError, NoSpace, Refused, UnknownInstance, VerificationFailed
+from ._layout import ENV_FILE, ENVIRONMENT_DIRECTORY, MANIFEST_FILE, OVERRIDE_FILE, Layout
+from ._stacks import Stack, load_stack, redact
+
+_CHUNK = 1 << 18
+_PROBE_SECONDS = 30.0
+_LOCK_WAIT = "60s"
+# The name of each format's file, and the programs that make it. gzip's own default level, as `pg_dump | gzip` has.
+FORMATS = {
+    "plain": (".sql.gz", "set -o pipefail; timeout {timeout} {dump} | gzip -{level}"),
+    "custom": (".dump", "exec timeout {timeout} {dump} --format=custom --compress=zstd:{level}"),
+}
+_LEVELS = {"plain": 6, "custom": 3}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a backup is made. Times in seconds; ``timeout`` holds for one dump, and for loading one."""
+
+    scope: str = "full"
+    format: str = "plain"
+    level: int = 0
+    verify: bool = True
+    timeout: float = 4 * 3600.0
+    lock_timeout: float = 60.0
+    pinned: bool = False
+
+
+@dataclass
+class Taken:
+    """What came of one backup."""
+
+    name: str
+    stem: str = ""
+    size: int = 0
+    verified: bool = False
+    seconds: float = 0.0
+    verify_seconds: float = 0.0
+    notes: List[str] = field(default_factory=list)
+    directory: str = ""
+    pruned: List[str] = field(default_factory=list)
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return what a module returns of it."""
+        return {
+            "name": self.name,
+            "stem": self.stem,
+            "size": self.size,
+            "verified": self.verified,
+            "seconds": round(self.seconds, 1),
+            "verify_seconds": round(self.verify_seconds, 1),
+            "notes": self.notes,
+            "directory": self.directory,
+            "pruned": self.pruned,
+        }
+
+
+def find_database(engine: Engine, stack: Stack) -> Container:
+    """Return the running database container of an instance. Raises DatabaseDown saying what it is instead."""
+    if "db" not in stack.services:
+        raise Refused("instance {0} has no database of its own: back it up where it is".format(stack.name))
+    found = [container for container in engine.containers(stack.project) if container.service == "db"]
+    if not found:
+        raise DatabaseDown("instance {0} has no database container; start it first".format(stack.name))
+    if found[0].state != "running":
+        raise DatabaseDown(
+            "the database container of instance {0} is {1}; start the instance first".format(stack.name, found[0].state)
+        )
+    return found[0]
+
+
+def probe(server: Server) -> None:
+    """Ask the server for an answer. Raises DatabaseDown when none comes, or when it is still recovering."""
+    try:
+        recovering = server.script("postgres", "SELECT pg_is_in_recovery();\n", _PROBE_SECONDS).strip()
+    except DatabaseFailed as error:
+        raise DatabaseDown("the database does not answer: {0}".format(error)) from None
+    if recovering != "f":
+        raise DatabaseDown("the database is in recovery; try again when it accepts writes")
+
+
+@contextlib.contextmanager
+def staged(path: str) -> Iterator[IO[bytes]]:
+    """Write a new file that only root reads; it is synced at the end. The caller gives it its final name."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(descriptor)
+
+
+class _HashingWriter:
+    """A file that is written while its content is hashed."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self._stream.write(data)
+        self.hash.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class BackupRun:
+    """Takes backups on one host. ``progress`` is told what is done."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        engine: Engine,
+        compose: Compose,
+        docker_host: str,
+        options: Options,
+        progress: Callable[[str], None] = lambda _text: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._layout = layout
+        self._engine = engine
+        self._compose = compose
+        self._docker_host = docker_host
+        self._options = options
+        self._say = progress
+        self._clock = clock
+
+    def take(self, name: str) -> Taken:
+        """Back one instance up and, unless told otherwise, restore it once. Raises a MultibaseError."""
+        if name not in self._layout.instance_names():
+            raise UnknownInstance(
+                "there is no instance {0} here; there are: {1}".format(
+                    name, ", ".join(self._layout.instance_names()) or "none"
+                )
+            )
+        with _lock.exclusive(self._layout.data_lock(name), self._options.lock_timeout):
+            stack = load_stack(self._layout, name)
+            try:
+                return self._take(stack)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise NoSpace("no room on the disk for a backup of {0}: {1}".format(name, error)) from error
+                raise
+            except MultibaseError as error:
+                raise type(error)(redact(str(error), stack.confidential)) from None
+
+    def _take(self, stack: Stack) -> Taken:
+        name = stack.name
+        taken = Taken(name)
+        started = time.monotonic()
+        pending = _restore_journal.pending(self._layout, name)
+        if pending:
+            raise Refused(
+                "a restore of instance {0} was interrupted ({1}); finish or undo it first: multibase restore {0} "
+                "--recover".format(name, pending)
+            )
+        directory = self._layout.backups(name)
+        os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        _catalogue.recover(directory)
+        _materialise.discard_scratch(self._engine, name)
+        container = find_database(self._engine, stack)
+        stem = _catalogue.make_stem(self._clock())
+        server = Server(container.id, self._docker_host, "backup " + stem)
+        probe(server)
+        _database.end_left_over_sessions(server)
+        taken.stem, taken.directory = stem, directory
+        made: List[str] = []
+        try:
+            manifest = self._make(stack, server, container, directory, stem, made)
+            manifest["durations"]["backup"] = round(time.monotonic() - started, 1)
+            self._say("publishing backup {0}".format(stem))
+            _catalogue.publish(self._layout, directory, manifest)
+        except BaseException:
+            for path in made:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            raise
+        backup = _catalogue.read(self._layout, directory, stem)
+        taken.size = backup.size
+        taken.seconds = time.monotonic() - started
+        if self._options.verify:
+            outcome = verify(self._layout, self._engine, self._compose, self._docker_host, stack, backup,
+                             self._options.timeout, self._say, self._clock)  # fmt: skip
+            taken.verified, taken.notes = True, outcome.notes
+            taken.verify_seconds = time.monotonic() - started - taken.seconds
+        return taken
+
+    def _make(
+        self, stack: Stack, server: Server, container: Container, directory: str, stem: str, made: List[str]
+    ) -> Dict[str, Any]:
+        options = self._options
+        manifest: Dict[str, Any] = {
+            "schema": _catalogue.SCHEMA,
+            "instance": stack.name,
+            "project": stack.project,
+            "stem": stem,
+            "created": _iso(self._clock()),
+            "scope": options.scope,
+            "format": options.format,
+            "release": str(_registry.read_manifest(self._layout, stack.name)["release"]),
+            "image": container.image,
+            "image_id": container.image_id,
+            "parts": {},
+            "databases": {},
+            "archives": {},
+            "durations": {},
+            "pinned": options.pinned,
+            "verified": None,
+        }
+        versions = server.script("postgres", "SHOW server_version; SHOW server_version_num;\n").split("\n")
+        manifest["server_version"], manifest["server_version_num"] = versions[0], int(versions[1])
+        manifest["roles"] = server.json("postgres", _fingerprint.ROLES)
+        manifest["raw_bytes"] = int(
+            server.script("postgres", "SELECT sum(pg_database_size(oid)) FROM pg_database;\n").strip()
+        )
+        suffix = FORMATS[options.format][0]
+        existing = server.json("postgres", "SELECT json_agg(datname) FROM pg_database")
+        for database in _materialise.DATABASES:
+            if database not in existing:
+                continue
+            base = stem + suffix if database == "postgres" else "{0}.{1}{2}".format(stem, database, suffix)
+            started = time.monotonic()
+            self._say("dumping database {0}".format(database))
+            described, fingerprint, part = self._dump(server, database, os.path.join(directory, base), made)
+            manifest["databases"][database] = {
+                "create": described,
+                "demoted_owners": _database.demoted_owners(server, database),
+                "fingerprint": fingerprint,
+            }
+            manifest["parts"][base] = {"part": database, "secret": False, **part}
+            manifest["durations"]["dump " + database] = round(time.monotonic() - started, 1)
+        self._say("saving roles")
+        base = stem + ".globals.sql.gz"
+        command = "set -o pipefail; pg_dumpall -h 127.0.0.1 -U {0} --globals-only | gzip".format(SUPERUSER)
+        part = self._stream(server, ["bash", "-c", command], os.path.join(directory, base), made, "pg_dumpall")
+        manifest["parts"][base] = {"part": "globals", "secret": True, **part}
+        if options.scope == "full":
+            self._archives(stack, directory, manifest, made)
+        return manifest
+
+    def _dump(
+        self, server: Server, database: str, path: str, made: List[str]
+    ) -> Tuple[Dict[str, Any], Dict[str, Any], Dict[str, Any]]:
+        """Dump one database and take its fingerprint in the same snapshot, side by side."""
+        described = _database.describe(server, database)
+        with server.session(database) as session:
+            session.ask(_database.FIXED_SETTINGS + "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")
+            snapshot = session.ask("SELECT pg_export_snapshot();")[0]
+            if not all(character in "0123456789ABCDEF-" for character in snapshot):
+                raise BackupFailed("the server gave no snapshot")
+            fingerprint: Dict[str, Any] = {}
+            failure: List[BaseException] = []
+
+            def count() -> None:
+                try:
+                    fingerprint.update(_fingerprint.take(session.json))
+                except BaseException as error:  # told by the thread that waits
+                    failure.append(error)
+
+            counting = threading.Thread(target=count, name="fingerprint of " + database, daemon=True)
+            counting.start()
+            dump = (
+                "pg_dump -h 127.0.0.1 -U {0} -d {1} --snapshot={2} --lock-wait-timeout={3} --quote-all-identifiers{4}"
+            ).format(
+                SUPERUSER,
+                database,
+                snapshot,
+                _LOCK_WAIT,
+                "".join(" --exclude-table-data={0}.{1}".format(*table) for table in _fingerprint.EXCLUDED_DATA),
+            )
+            line = FORMATS[self._options.format][1].format(
+                timeout=int(self._options.timeout),
+                dump=dump,
+                level=self._options.level or _LEVELS[self._options.format],
+            )
+            try:
+                part = self._stream(server, ["bash", "-c", line], path, made, "pg_dump of {0}".format(database))
+            except BackupFailed:
+                # When the session that holds the snapshot ended, that is the reason, and pg_dump only suffered from it.
+                if not failure:
+                    raise
+            counting.join()
+            if failure:
+                raise BackupFailed("counting the rows of {0} failed: {1}".format(database, failure[0]))
+        return described, fingerprint, part
+
+    def _stream(self, server: Server, command: List[str], path: str, made: List[str], what: str) -> Dict[str, Any]:
+        """Write what a command in the container prints to ``path`` + .partial; return its size and SHA-256."""
+        made.append(path + _catalogue.PARTIAL)
+        with tempfile.TemporaryFile() as errors, staged(path + _catalogue.PARTIAL) as stream:
+            writer = _HashingWriter(stream)
+            process = server.popen(command, subprocess.DEVNULL, subprocess.PIPE, errors)
+            output = cast("BufferedReader", process.stdout)
+            try:
+                for chunk in iter(lambda: output.read1(_CHUNK), b""):
+                    writer.write(chunk)
+                code = process.wait(timeout=60)
+            finally:
+                end(process)
+            if code != 0:
+                reason = "it took longer than it may" if code == 124 else _database._tail(errors)
+                raise BackupFailed("{0} failed (exit status {1}): {2}".format(what, code, reason))
+        return {"size": writer.size, "sha256": writer.hash.hexdigest()}
+
+    def _archives(self, stack: Stack, directory: str, manifest: Dict[str, Any], made: List[str]) -> None:
+        project = self._layout.project(stack.name)
+        volumes = os.path.join(project, "volumes")
+        configuration = [
+            ENV_FILE, ENVIRONMENT_DIRECTORY, MANIFEST_FILE, OVERRIDE_FILE, "docker-compose.yml", "overlays",
+            "volumes/db/custom", "volumes/api",
+        ]  # fmt: skip
+        parts = [
+            ("storage", False, [("storage", os.path.join(volumes, "storage"))]),
+            ("functions", False, [(name, os.path.join(volumes, name)) for name in ("functions", "snippets")]),
+            (
+                "config", True,
+                [(name, os.path.join(project, name)) for name in configuration
+                 if os.path.lexists(os.path.join(project, name))],
+            ),
+        ]  # fmt: skip
+        for part, secret, sources in parts:
+            self._say("packing {0}".format(part))
+            base = "{0}.{1}.tar.gz".format(manifest["stem"], part)
+            path = os.path.join(directory, base) + _catalogue.PARTIAL
+            made.append(path)
+            with staged(path) as stream:
+                writer = _HashingWriter(stream)
+                contents = _archive.pack(cast("IO[bytes]", writer), sources)
+            manifest["archives"][part] = contents.as_dict()
+            manifest["parts"][base] = {
+                "part": part, "secret": secret, "size": writer.size, "sha256": writer.hash.hexdigest(),
+            }  # fmt: skip
+        key = os.path.join(volumes, "db", "custom", "pgsodium_root.key")
+        manifest["vault_key_sha256"] = _catalogue.file_sha256(key) if os.path.isfile(key) else None
+
+
+def verify(
+    layout: Layout,
+    engine: Engine,
+    compose: Compose,
+    docker_host: str,
+    stack: Stack,
+    backup: _catalogue.Backup,
+    timeout: float,
+    progress: Callable[[str], None],
+    clock: Callable[[], float] = time.time,
+) -> _materialise.Outcome:
+    """Restore a backup into a scratch server, compare everything with the manifest, and record that it is so.
+
+    The caller holds the lock of the instance's data. Raises VerificationFailed with all differences; the manifest then
+    says ``verified: null`` and keeps the reason.
+    """
+    work = os.path.join(layout.project(stack.name), "volumes", "db", ".verify-" + backup.stem)
+    _restore_journal.remove_tree(work)
+    os.mkdir(work, 0o700)
+    manifest = dict(backup.manifest)
+    try:
+        target = _materialise.Target(stack=stack, data=os.path.join(work, "data"), custom=os.path.join(work, "custom"))
+        os.mkdir(target.data, 0o700)
+        prepare_custom(layout, stack.name, backup, target.custom)
+        maker = _materialise.Materialiser(engine, compose, docker_host, timeout, progress)
+        maker.check(backup, trust_unsigned=False)
+        outcome = maker.run(backup, target, {})
+        if outcome.differences:
+            raise VerificationFailed(
+                "backup {0} of instance {1} was restored and differs from its manifest: {2}".format(
+                    backup.stem, stack.name, "; ".join(outcome.differences[:20])
+                )
+            )
+    except MultibaseError as error:
+        manifest["verified"] = None
+        manifest["verification_failed"] = {"at": _iso(clock()), "reason": redact(str(error), stack.confidential)}
+        if backup.signed:
+            _catalogue.rewrite_manifest(layout, backup, manifest)
+        raise
+    finally:
+        _restore_journal.remove_tree(work)
+    manifest.pop("verification_failed", None)
+    manifest["verified"] = {"at": _iso(clock()), "image": manifest["image"], **outcome.evidence}
+    _catalogue.rewrite_manifest(layout, backup, manifest)
+    return outcome
+
+
+def prepare_custom(layout: Layout, name: str, backup: _catalogue.Backup, path: str) -> None:
+    """Make the directory of the server's own configuration: empty when the backup holds it, else the instance's."""
+    os.mkdir(path, 0o755)
+    if backup.has("config"):
+        return
+    live = os.path.join(layout.project(name), "volumes", "db", "custom")
+    if os.path.isdir(live):
+        subprocess.run(["cp", "--archive", "--no-target-directory", live, path], check=True)
+
+
+def live_passwords(server: Server) -> Dict[str, str]:
+    """Return the password verifiers of the roles that an instance has now."""
+    found = server.json(
+        "postgres",
+        "SELECT coalesce(json_agg(json_build_array(rolname, rolpassword)), '[]') FROM pg_authid "
+        "WHERE rolpassword IS NOT NULL AND rolname NOT LIKE 'pg\\_%'",
+    )
+    return {str(role): str(verifier) for role, verifier in found}
+
+
+def _iso(now: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+
+
+def failure_record(error: BaseException) -> Mapping[str, Any]:
+    """Return how a failure is remembered in the state file."""
+    return {"reason": str(error), "exit_code": int(getattr(error, "exit_code", 1))}

@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This file is private to the multibase.supabase collection; it may change at any time.
+"""The one way from a backup to data: into fresh directories, by a scratch container, compared with the manifest.
+
+The scratch container is of the instance's own database image with the instance's own settings, without any network,
+with limits. It creates a cluster as a new instance would (so that the passwords of the services are those of the
+target), then each database is made anew from ``template0``, where rights that the owner had revoked stay revoked, and
+loaded. Nothing that runs is touched. Verifying a backup ends here; a restore goes on with the directories.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import re
+import secrets
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from . import _archive, _catalogue, _database, _fingerprint
+from ._compose import Compose
+from ._database import SUPERUSER, DatabaseFailed, Server, end, quote_identifier, quote_literal
+from ._engine import Engine
+from ._errors import EngineUnavailable, IntegrityFailed, NoSpace, Refused, VerificationFailed
+from ._publish import sync_filesystem
+from ._stacks import Stack, redact
+
+SCRATCH_LABEL = "io.multibase.scratch"
+DATABASES = ("postgres", "_supabase")
+# Roles that services log in with; a new cluster gives them the password of the instance's .env.
+SERVICE_ROLES = (
+    "authenticator", "pgbouncer", "postgres", "supabase_admin", "supabase_auth_admin", "supabase_functions_admin",
+    "supabase_storage_admin",
+)  # fmt: skip
+DATA_TARGET = "/var/lib/postgresql/data"
+CUSTOM_TARGET = "/etc/postgresql-custom"
+_POLL_SECONDS = 0.3
+_START_SECONDS = 180.0
+# What keeps a load from being slow or from doing something: it is thrown away or synced whole when it is done.
+_SETTINGS = (
+    "fsync=off", "full_page_writes=off", "synchronous_commit=off", "autovacuum=off", "max_wal_size=4GB",
+    "archive_mode=off", "cron.launch_active_jobs=off",
+)  # fmt: skip
+_PASSWORD = re.compile(rb" PASSWORD '(?:[^']|'')*'")
+_ROLE_PASSWORD = re.compile(r"ALTER ROLE (?:\"((?:[^\"]|\"\")+)\"|(\w+)) WITH .* PASSWORD '((?:[^']|'')*)'")
+_HOSTILE = re.compile(
+    rb"(?i)\bFROM\s+PROGRAM\b|\bTO\s+PROGRAM\b|\blo_(?:import|export)\b|\bALTER\s+SYSTEM\b|\bpg_(?:read|write)_(?:server_)?file"
+    rb"|\bCREATE\s+(?:OR\s+REPLACE\s+)?(?:TRUSTED\s+)?(?:PROCEDURAL\s+)?LANGUAGE\b|\bLANGUAGE\s+'?\"?(?:c|plpython3?u|plperlu)\b"
+    rb"|^\\(?!unrestrict\b|restrict\b|\.)"
+)
+
+# The line of the dump itself is taken out, because a restricted psql takes no second one. A row of a table cannot look
+# like it below the head of the file: COPY writes a backslash doubled, and a carriage return as \\r.
+_LOAD_PLAIN = r"""
+set -o pipefail
+guard='\restrict {key}'
+psql --help=commands | grep -qF '\restrict' || guard='--'
+{{ printf '%s\n' "$guard"
+   gzip -dc | sed -e '1,60{{/^\\restrict [A-Za-z0-9]*$/d}}' -e '/^\\unrestrict [A-Za-z0-9]\{{32,\}}$/d'
+}} | {psql} --single-transaction
+"""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The instance that a backup is materialised for, and the directories that it is materialised into.
+
+    ``custom`` is filled from the backup when it holds one, else copied from the instance. ``same_instance`` says
+    whether the backup is of this very instance: only then do passwords of further roles come from it. ``settle`` is
+    done to the new databases after they were compared; it returns what it held back.
+    """
+
+    stack: Stack
+    data: str
+    custom: str
+    storage: Optional[str] = None
+    functions: Optional[str] = None
+    snippets: Optional[str] = None
+    same_instance: bool = True
+    settle: Optional[Callable[[Server], List[str]]] = None
+
+
+@dataclass
+class Outcome:
+    """What came of it: evidence for the manifest, differences (none, if all is well), notes for the user."""
+
+    differences: List[str] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+    evidence: Dict[str, Any] = field(default_factory=dict)
+    held: List[str] = field(default_factory=list)
+
+
+def discard_scratch(engine: Engine, name: str) -> int:
+    """Remove the scratch containers that a killed run left for an instance; return how many there were."""
+    found = engine.labelled("{0}={1}".format(SCRATCH_LABEL, name))
+    for container in found:
+        engine.remove(container)
+    return len(found)
+
+
+class Materialiser:
+    """Materialises backups on one host. ``timeout`` in seconds holds for loading one database."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        compose: Compose,
+        docker_host: str,
+        timeout: float,
+        progress: Progress = lambda _text: None,
+        memory_bytes: int = 0,
+    ) -> None:
+        self._engine = engine
+        self._compose = compose
+        self._docker_host = docker_host
+        self._timeout = timeout
+        self._say = progress
+        self._memory = memory_bytes
+
+    def check(self, backup: _catalogue.Backup, trust_unsigned: bool) -> None:
+        """Refuse what cannot be trusted, before anything is done: files, signature, contents, versions.
+
+        Raises IntegrityFailed or Refused.
+        """
+        self._say("checking the files of backup {0}".format(backup.stem))
+        if not backup.signed and not trust_unsigned:
+            raise IntegrityFailed(
+                "backup {0} was not signed by this host: it comes from elsewhere, or was changed. Restoring runs what "
+                "is in it as a superuser of the new database; say trust_unsigned if you know its origin".format(
+                    backup.stem
+                )
+            )
+        _catalogue.check_files(backup)
+        if not backup.signed:
+            for database in DATABASES:
+                if backup.has(database) and backup.manifest["format"] == "plain":
+                    scan(backup.path(database))
+
+    def run(self, backup: _catalogue.Backup, target: Target, passwords: Mapping[str, str]) -> Outcome:
+        """Materialise a backup into the directories of ``target`` (which exist and are empty) and compare it.
+
+        ``passwords`` maps roles to the verifiers that they get. The server is stopped in the end and everything is on
+        the disk. Raises VerificationFailed when something cannot be loaded; differences are in the outcome.
+        """
+        started = time.monotonic()
+        outcome = Outcome()
+        self._room(backup, target.data)
+        self._unpack(backup, target, outcome)
+        with self._server(target, backup) as server:
+            version = server.script("postgres", "SHOW server_version_num;\n").strip()
+            recorded = str(backup.manifest["server_version_num"])
+            if int(recorded) // 10000 > int(version) // 10000:
+                raise Refused(
+                    "the backup is of PostgreSQL {0}, the instance has {1}: a newer version cannot be loaded into an "
+                    "older one".format(int(recorded) // 10000, int(version) // 10000)
+                )
+            self._load_all(backup, server, target, passwords)
+            self._compare(backup, server, outcome)
+            outcome.evidence["server_version_num"] = int(version)
+            if target.settle is not None and not outcome.differences:
+                outcome.held = target.settle(server)
+        sync_filesystem(target.data)
+        outcome.evidence["seconds"] = round(time.monotonic() - started, 1)
+        return outcome
+
+    # Steps
+
+    @staticmethod
+    def _room(backup: _catalogue.Backup, directory: str) -> None:
+        there = os.statvfs(directory)
+        free = there.f_bavail * there.f_frsize
+        needed = int(backup.manifest.get("raw_bytes") or 0) + backup.size + (64 << 20)
+        if free < needed:
+            raise NoSpace(
+                "{0} has {1} MB free; materialising backup {2} takes about {3} MB".format(
+                    directory, free >> 20, backup.stem, needed >> 20
+                )
+            )
+
+    def _unpack(self, backup: _catalogue.Backup, target: Target, outcome: Outcome) -> None:
+        places: Dict[str, Dict[str, Optional[str]]] = {
+            "storage": {"storage": target.storage},
+            "functions": {"functions": target.functions, "snippets": target.snippets},
+            "config": {"volumes/db/custom": target.custom},
+        }
+        for part, prefixes in places.items():
+            if not backup.has(part):
+                continue
+            self._say("unpacking {0}".format(part))
+            wanted = {prefix: path for prefix, path in prefixes.items() if path is not None}
+            path = backup.path(part)
+            with open(path, "rb") as stream:
+                found = _archive.unpack(stream, wanted, os.path.basename(path))
+            if found.as_dict() != backup.manifest["archives"][part]:
+                outcome.differences.append("{0} holds other files than when it was written".format(part))
+            outcome.evidence[part] = found.files
+        key = os.path.join(target.custom, "pgsodium_root.key")
+        expected = backup.manifest.get("vault_key_sha256")
+        if expected and backup.has("config") and (not os.path.exists(key) or _catalogue.file_sha256(key) != expected):
+            outcome.differences.append("the Vault root key is not the one that was backed up")
+
+    @contextlib.contextmanager
+    def _server(self, target: Target, backup: _catalogue.Backup) -> Iterator[Server]:
+        """Run a scratch container on the directories of ``target``; it is gone afterwards."""
+        name = target.stack.name
+        discard_scratch(self._engine, name)
+        service = (self._compose.config(target.stack.compose).get("services") or {}).get("db")
+        if not service:
+            raise Refused("instance {0} has no database of its own".format(name))
+        self._say("starting a scratch server")
+        try:
+            container = self._engine.create_isolated(*scratch_options(service, target, self._memory))
+        except EngineUnavailable as error:
+            raise VerificationFailed(redact(str(error), target.stack.confidential)) from None
+        try:
+            server = Server(container, self._docker_host, "materialise " + backup.stem)
+            self._wait(server, target)
+            yield server
+            self._engine.stop(container)
+        except DatabaseFailed as error:
+            state = self._engine.state(container)
+            printed = (
+                ""
+                if state == "running"
+                else "; the scratch server is {0}, it last printed: {1}".format(
+                    state, " / ".join(self._engine.logs(container, 5).splitlines())
+                )
+            )
+            raise VerificationFailed(redact(str(error) + printed, target.stack.confidential)) from None
+        finally:
+            self._engine.remove(container)
+
+    def _wait(self, server: Server, target: Target) -> None:
+        """Wait until the cluster is made and the server listens; its temporary first one does not on TCP."""
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                server.script("postgres", "SELECT 1;\n", 20)
+                return
+            except DatabaseFailed as error:
+                state = self._engine.state(server.container)
+                if state != "running" or time.monotonic() > deadline:
+                    raise DatabaseFailed("the scratch server did not start: {0}".format(error)) from None
+            time.sleep(_POLL_SECONDS)
+
+    def _load_all(
+        self, backup: _catalogue.Backup, server: Server, target: Target, passwords: Mapping[str, str]
+    ) -> None:
+        self._say("creating roles")
+        with gzip.open(backup.path("globals"), "rb") as stream:
+            text = stream.read().decode("utf-8")
+        # What is there already is there; what is missing afterwards is found by comparing.
+        server.script("postgres", restricted(without_passwords(text)), self._timeout, stop_at_errors=False)
+        for database in DATABASES:
+            if database not in backup.manifest["databases"]:
+                continue
+            about = backup.manifest["databases"][database]
+            self._say("loading database {0}".format(database))
+            demoted = about["demoted_owners"]
+            create = _database.superuser_sql(demoted, True) + _database.create_sql(database, about["create"])
+            server.script("template1", create, 300)
+            if backup.manifest["format"] == "custom":
+                self._load_custom(server, database, backup.path(database))
+            else:
+                self._load_plain(server, database, backup.path(database))
+            server.script(database, _fingerprint.extension_owners_sql(about["fingerprint"]["extensions"]), 300)
+            after = _database.superuser_sql(demoted, False) + _database.rights_sql(database, about["create"])
+            after += _fingerprint.settings_sql(database, about["fingerprint"]["settings"])
+            server.script("template1", after, 300)
+            server.script(database, "ANALYZE;\n", self._timeout)
+        if passwords:
+            existing = set(server.json("postgres", "SELECT json_agg(rolname) FROM pg_roles"))
+            server.script(
+                "postgres",
+                "".join(
+                    password_sql(role, verifier) for role, verifier in sorted(passwords.items()) if role in existing
+                ),
+            )
+
+    def _load_plain(self, server: Server, database: str, path: str) -> None:
+        """Load a gzipped SQL file in one transaction; a line of ours before it keeps psql from running programs."""
+        command = _LOAD_PLAIN.format(key=secrets.token_hex(16), psql=" ".join(Server.psql(database)))
+        self._load(server, ["bash", "-c", command], path)
+
+    def _load_custom(self, server: Server, database: str, path: str) -> None:
+        command = ["pg_restore", "-h", "127.0.0.1", "-U", SUPERUSER, "-d", database, "--exit-on-error",
+                   "--single-transaction"]  # fmt: skip
+        self._load(server, command, path)
+
+    def _load(self, server: Server, command: Sequence[str], path: str) -> None:
+        with open(path, "rb") as source, tempfile.TemporaryFile() as errors:
+            process = server.popen(command, source.fileno(), subprocess.DEVNULL, errors)
+            try:
+                code = process.wait(timeout=self._timeout)
+            except subprocess.TimeoutExpired:
+                raise DatabaseFailed("loading did not end within {0:.0f} s".format(self._timeout)) from None
+            finally:
+                end(process)
+            if code != 0:
+                raise DatabaseFailed("loading {0}: {1}".format(os.path.basename(path), _database._tail(errors)))
+
+    def _compare(self, backup: _catalogue.Backup, server: Server, outcome: Outcome) -> None:
+        tables = rows = 0
+        for database in backup.manifest["databases"]:
+            self._say("comparing database {0} with the manifest".format(database))
+            expected = backup.manifest["databases"][database]["fingerprint"]
+            with server.session(database) as session:
+                session.ask(_database.FIXED_SETTINGS)
+                found = _fingerprint.take(session.json)
+            said = _fingerprint.differences(expected, found)
+            outcome.differences += ["{0}: {1}".format(database, text) for text in said]
+            outcome.notes += [
+                "{0}: extension {1} is version {2}, it was {3}".format(
+                    database, name, found["extensions"][name][0], at[0]
+                )
+                for name, at in sorted(expected["extensions"].items())
+                if name in found["extensions"] and found["extensions"][name][0] != at[0]
+            ]
+            tables += len(found["tables"])
+            rows += sum(int(counted[0]) for counted in found["tables"].values())
+        outcome.differences += _fingerprint.role_differences(
+            backup.manifest["roles"], server.json("postgres", _fingerprint.ROLES)
+        )
+        outcome.evidence.update(tables=tables, rows=rows, databases=sorted(backup.manifest["databases"]))
+
+
+def scratch_options(
+    service: Mapping[str, Any], target: Target, memory_bytes: int
+) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+    """Return what the scratch container is created with, from the resolved Compose service of the database.
+
+    Only what creates a cluster is mounted, read-only, beside the two directories of the target.
+    """
+    binds = {
+        target.data: {"bind": DATA_TARGET, "mode": "rw"},
+        target.custom: {"bind": CUSTOM_TARGET, "mode": "rw"},
+    }
+    for mount in service.get("volumes") or []:
+        if mount.get("type") == "bind" and mount["target"] not in (DATA_TARGET, CUSTOM_TARGET):
+            binds[mount["source"]] = {"bind": mount["target"], "mode": "ro"}
+    command = list(service.get("command") or ["postgres"])
+    for setting in _SETTINGS:
+        command += ["-c", setting]
+    options = {
+        "image": service["image"],
+        "command": command,
+        "environment": {name: value for name, value in (service.get("environment") or {}).items() if value is not None},
+        "labels": {SCRATCH_LABEL: target.stack.name},
+        "stop_signal": "SIGINT",
+        "volumes": [bind["bind"] for bind in binds.values()],
+    }
+    host_options: Dict[str, Any] = {
+        "binds": binds,
+        "security_opt": ["no-new-privileges:true"],
+        "pids_limit": 512,
+        "shm_size": 256 << 20,
+        "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "1"}},
+    }
+    memory = memory_bytes or int(service.get("mem_limit") or 0)
+    if memory:
+        host_options["mem_limit"] = max(memory, 256 << 20)
+    return options, host_options
+
+
+def without_passwords(globals_sql: str) -> str:
+    """Return the text of ``pg_dumpall --globals-only`` without passwords, and without meta commands."""
+    lines = []
+    for line in globals_sql.split("\n"):
+        if line.startswith("\\"):
+            continue
+        if line.startswith(("ALTER ROLE ", "CREATE ROLE ")):
+            line = _PASSWORD.sub(b"", line.encode("utf-8")).decode("utf-8")
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def password_sql(role: str, verifier: str) -> str:
+    """Return the statement that gives a role a password by its verifier."""
+    return "ALTER ROLE {0} PASSWORD {1};\n".format(quote_identifier(role), quote_literal(verifier))
+
+
+def restricted(sql: str) -> str:
+    """Return SQL for psql before which a line keeps it from running meta commands, as ``\\!`` is one."""
+    return "\\restrict {0}\n{1}".format(secrets.token_hex(16), sql)
+
+
+def scan(path: str) -> None:
+    """Read a plain dump of unknown origin for what runs programs, reads files or changes the server.
+
+    Raises Refused naming the first line. Rows of COPY blocks are data and are passed over.
+    """
+    copying = False
+    with gzip.open(path, "rb") as stream:
+        try:
+            for number, line in enumerate(stream, 1):
+                if copying:
+                    copying = line.rstrip(b"\n") != b"\\."
+                    continue
+                if _HOSTILE.search(line):
+                    raise Refused(
+                        "{0}, line {1}: {2!r} runs programs, reads files or changes the server".format(
+                            os.path.basename(path), number, line[:120].decode("utf-8", "replace").strip()
+                        )
+                    )
+                copying = line.startswith(b"COPY ") and line.rstrip().endswith(b"FROM stdin;")
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise IntegrityFailed("{0} is damaged: {1}".format(os.path.basename(path), error)) from error
+
+
+def saved_passwords(backup: _catalogue.Backup) -> Dict[str, str]:
+    """Return the verifiers of roles that a backup holds, from the text of ``pg_dumpall --globals-only``."""
+    found: Dict[str, str] = {}
+    with gzip.open(backup.path("globals"), "rt", encoding="utf-8") as stream:
+        for line in stream:
+            match = _ROLE_PASSWORD.match(line)
+            if match:
+                role = match.group(1).replace('""', '"') if match.group(1) is not None else match.group(2)
+                found[role] = match.group(3).replace("''", "'")
+    return found

@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This file is private to the multibase.supabase collection; it may change at any time.
+"""Restoring a backup: into the instance itself, into another one, and back again.
+
+Everything new is complete, compared with the manifest and on the disk before anything old is touched; then the services
+that use it stop, directories are renamed, the services start, and the gateway is asked. What was there is kept beside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+
+from . import _backup, _catalogue, _lock, _materialise, _restore_journal
+from ._compose import Compose
+from ._database import DatabaseFailed, Server
+from ._engine import Container, Engine
+from ._errors import (
+    DatabaseDown,
+    ManualActionNeeded,
+    MultibaseError,
+    Refused,
+    RestoreFailed,
+    UnknownInstance,
+)
+from ._health import service_health
+from ._layout import Layout
+from ._restore_journal import Exchange, Journal
+from ._stacks import Stack, load_stack, redact
+
+_POLL_SECONDS = 0.3
+# What holds directories of an instance open, and has to let go of them before they are renamed.
+_USERS = {
+    "data": ("db",),
+    "custom": ("db",),
+    "storage": ("storage", "imgproxy"),
+    "functions": ("functions", "studio"),
+    "snippets": ("studio",),
+}
+# What services keep in a database encrypted with secrets of their own instance; they make it anew at their start.
+_TENANTS = (
+    ("postgres", "_realtime", "extensions"),
+    ("postgres", "_realtime", "tenants"),
+    ("_supabase", "_supavisor", "users"),
+    ("_supabase", "_supavisor", "tenants"),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a restore is done. Times in seconds; ``keep_days`` is how long the replaced data is kept."""
+
+    scope: str = "full"
+    trust_unsigned: bool = False
+    keep_days: float = 7.0
+    timeout: float = 4 * 3600.0
+    start_timeout: float = 300.0
+    lock_timeout: float = 60.0
+    check_mode: bool = False
+
+
+@dataclass
+class Restored:
+    """What came of a restore. ``pause_seconds`` is how long the database could not be reached."""
+
+    name: str
+    changed: bool = False
+    backup: str = ""
+    source: str = ""
+    action: str = ""
+    seconds: float = 0.0
+    pause_seconds: float = 0.0
+    kept: List[str] = field(default_factory=list)
+    kept_until: str = ""
+    held: List[str] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return what a module returns of it."""
+        return {
+            **self.__dict__,
+            "seconds": round(self.seconds, 1),
+            "pause_seconds": round(self.pause_seconds, 2),
+        }
+
+
+class RestoreRun:
+    """Restores backups on one host. ``progress`` is told what is done."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        engine: Engine,
+        compose: Compose,
+        docker_host: str,
+        options: Options,
+        progress: Callable[[str], None] = lambda _text: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._layout = layout
+        self._engine = engine
+        self._compose = compose
+        self._docker_host = docker_host
+        self._options = options
+        self._say = progress
+        self._clock = clock
+
+    # What can be asked for
+
+    def restore(self, name: str, wanted: str, source: Optional[str] = None) -> Restored:
+        """Restore backup ``wanted`` (a stem or ``latest``) of instance ``source`` (itself when None) into ``name``."""
+        with self._data(name) as stack:
+            # A restore that was killed is undone first: what it built is checked by nobody.
+            self._recover(stack)
+            backup = _catalogue.choose(self._layout, source or name, wanted)
+            result = Restored(name, backup=backup.stem, source=source or name, action="restored")
+            if self._options.check_mode:
+                self._maker().check(backup, self._options.trust_unsigned)
+                result.changed = True
+                return result
+            return self._restore(stack, backup, result)
+
+    def rollback(self, name: str) -> Restored:
+        """Bring back what the last restore replaced; what it had put in place is kept in turn."""
+        with self._data(name) as stack:
+            self._recover(stack)
+            journal = _restore_journal.read(self._layout, name)
+            if journal is None or journal.phase != "done":
+                raise Refused("there is no restore of instance {0} to roll back".format(name))
+            missing = [exchange.old for exchange in journal.exchanges if not os.path.isdir(exchange.old)]
+            if missing:
+                raise Refused(
+                    "the data that was replaced is no longer kept: {0} is not there".format(", ".join(missing))
+                )
+            result = Restored(name, changed=True, backup=journal.backup, source=name, action="rolled back")
+            if self._options.check_mode:
+                return result
+            started = time.monotonic()
+            back = Journal(
+                name,
+                journal.backup,
+                "swapping",
+                [exchange.reversed() for exchange in journal.exchanges],
+                journal.services,
+                _iso(self._clock()),
+                self._clock() + self._options.keep_days * 86400,
+                {"rolled_back": not journal.details.get("rolled_back", False)},
+            )
+            self._exchange(stack, back, result)
+            result.seconds = time.monotonic() - started
+            return result
+
+    def recover(self, name: str) -> Restored:
+        """Finish or undo a restore that was interrupted; nothing else."""
+        with self._data(name) as stack:
+            result = Restored(name, source=name, action="nothing to recover")
+            phase = _restore_journal.pending(self._layout, name)
+            if phase:
+                result.changed = True
+                result.action = "undid an interrupted restore ({0})".format(phase)
+                if not self._options.check_mode:
+                    self._recover(stack)
+            return result
+
+    # Steps
+
+    @contextlib.contextmanager
+    def _data(self, name: str) -> Iterator[Stack]:
+        """Hold the lock of an instance's data; errors leave without its secrets."""
+        if name not in self._layout.instance_names():
+            raise UnknownInstance(
+                "there is no instance {0} here; there are: {1}".format(
+                    name, ", ".join(self._layout.instance_names()) or "none"
+                )
+            )
+        with _lock.exclusive(self._layout.data_lock(name), self._options.lock_timeout):
+            stack = load_stack(self._layout, name)
+            if "db" not in stack.services:
+                raise Refused("instance {0} has no database of its own: restore it where it is".format(name))
+            try:
+                yield stack
+            except MultibaseError as error:
+                raise type(error)(redact(str(error), stack.confidential)) from None
+
+    def _maker(self) -> _materialise.Materialiser:
+        return _materialise.Materialiser(
+            self._engine, self._compose, self._docker_host, self._options.timeout, self._say
+        )
+
+    def _recover(self, stack: Stack) -> None:
+        """Undo what an interrupted restore began."""
+        _materialise.discard_scratch(self._engine, stack.name)
+        journal = _restore_journal.read(self._layout, stack.name)
+        if journal is None or journal.phase not in _restore_journal.UNFINISHED:
+            return
+        if journal.phase != "building":
+            self._say("undoing an interrupted restore")
+            with _lock.exclusive(self._layout.lock(stack.name), self._options.lock_timeout):
+                self._stop(stack, journal.services)
+                _restore_journal.unswap(journal.exchanges)
+                self._start(stack, journal.services)
+        self._discard(journal, "new")
+        _restore_journal.write(self._layout, journal, "undone")
+
+    @staticmethod
+    def _discard(journal: Journal, which: str) -> None:
+        for exchange in journal.exchanges:
+            _restore_journal.remove_tree(str(getattr(exchange, which)))
+
+    def _restore(self, stack: Stack, backup: _catalogue.Backup, result: Restored) -> Restored:
+        started = time.monotonic()
+        same = result.source == stack.name
+        maker = self._maker()
+        maker.check(backup, self._options.trust_unsigned)
+        exchanges = self._plan(stack, backup)
+        previous = _restore_journal.read(self._layout, stack.name)
+        if previous is not None and previous.phase == "done":
+            # One restore back is what can be rolled back; its data must not pile up.
+            self._say("letting go of what the restore before this one kept")
+            self._discard(previous, "old")
+        services = sorted({service for part in exchanges for service in _USERS[part]} & stack.services)
+        journal = Journal(
+            stack.name,
+            backup.stem,
+            "building",
+            list(exchanges.values()),
+            services,
+            _iso(self._clock()),
+            self._clock() + self._options.keep_days * 86400,
+            {"source": result.source},
+        )
+        _restore_journal.write(self._layout, journal, "building")
+        try:
+            self._build(stack, backup, exchanges, same, maker, result)
+        except BaseException:
+            self._discard(journal, "new")
+            _restore_journal.write(self._layout, journal, "undone")
+            raise
+        self._exchange(stack, journal, result)
+        result.seconds = time.monotonic() - started
+        return result
+
+    def _plan(self, stack: Stack, backup: _catalogue.Backup) -> Dict[str, Exchange]:
+        """Return which directories are exchanged, by what they are."""
+        volumes = os.path.join(self._layout.project(stack.name), "volumes")
+        parts = {"data": os.path.join(volumes, "db", "data"), "custom": os.path.join(volumes, "db", "custom")}
+        if self._options.scope == "full":
+            if backup.has("storage"):
+                parts["storage"] = os.path.join(volumes, "storage")
+            if backup.has("functions"):
+                parts.update({name: os.path.join(volumes, name) for name in ("functions", "snippets")})
+        return {part: _restore_journal.plan(backup.stem, live) for part, live in parts.items()}
+
+    def _build(
+        self,
+        stack: Stack,
+        backup: _catalogue.Backup,
+        exchanges: Mapping[str, Exchange],
+        same: bool,
+        maker: _materialise.Materialiser,
+        result: Restored,
+    ) -> None:
+        """Make the new directories, and check them. Raises RestoreFailed; nothing that is in use was touched."""
+        for part, exchange in exchanges.items():
+            _restore_journal.remove_tree(exchange.new)
+            if part == "custom":
+                _backup.prepare_custom(self._layout, stack.name, backup, exchange.new)
+                continue
+            os.mkdir(exchange.new, 0o700 if part == "data" else 0o755)
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(exchange.live)
+                if part != "data":
+                    os.chown(exchange.new, status.st_uid, status.st_gid)
+                    os.chmod(exchange.new, status.st_mode & 0o777)
+        optional = {part: exchanges[part].new for part in ("storage", "functions", "snippets") if part in exchanges}
+        target = _materialise.Target(
+            stack=stack,
+            data=exchanges["data"].new,
+            custom=exchanges["custom"].new,
+            same_instance=same,
+            settle=None if same else _settle_copy,
+            **optional,
+        )
+        outcome = maker.run(backup, target, self._passwords(stack, backup, same))
+        result.notes += outcome.notes
+        result.held = outcome.held
+        if outcome.differences:
+            raise RestoreFailed(
+                "backup {0} was loaded beside instance {1} and differs from its manifest; the instance was not "
+                "touched: {2}".format(backup.stem, stack.name, "; ".join(outcome.differences[:20]))
+            )
+
+    def _passwords(self, stack: Stack, backup: _catalogue.Backup, same: bool) -> Dict[str, str]:
+        """Return the verifiers that roles get: those that the instance has now; of its own backup, for the rest."""
+        passwords: Dict[str, str] = _materialise.saved_passwords(backup) if same else {}
+        # The services' own come from .env, as in a new instance.
+        for role in _materialise.SERVICE_ROLES:
+            passwords.pop(role, None)
+        try:
+            container = _backup.find_database(self._engine, stack)
+            server = Server(container.id, self._docker_host, "restore")
+            live = _backup.live_passwords(server)
+        except (DatabaseDown, DatabaseFailed):
+            return passwords
+        for role in _materialise.SERVICE_ROLES:
+            live.pop(role, None)
+        return {**passwords, **live}
+
+    def _exchange(self, stack: Stack, journal: Journal, result: Restored) -> None:
+        """Stop, rename, start, ask. Goes back by itself when the new data does not come up."""
+        with _lock.exclusive(self._layout.lock(stack.name), self._options.lock_timeout):
+            running = [c.service for c in self._engine.containers(stack.project) if c.running]
+            _restore_journal.write(self._layout, journal, "swapping")
+            self._say("exchanging the data")
+            paused = time.monotonic()
+            try:
+                self._stop(stack, journal.services)
+                _restore_journal.swap(journal.exchanges)
+                _restore_journal.write(self._layout, journal, "swapped")
+                if "db" in running:
+                    self._start(stack, journal.services)
+                    result.pause_seconds = time.monotonic() - paused
+                    self._probe(stack)
+            except (MultibaseError, OSError) as error:
+                self._go_back(stack, journal, error)
+        _restore_journal.write(self._layout, journal, "done")
+        result.changed = True
+        result.kept = [exchange.old for exchange in journal.exchanges if os.path.isdir(exchange.old)]
+        result.kept_until = _iso(journal.kept_until)
+
+    def _go_back(self, stack: Stack, journal: Journal, error: Exception) -> None:
+        self._say("that did not work; going back")
+        try:
+            self._stop(stack, journal.services)
+            _restore_journal.unswap(journal.exchanges)
+            self._start(stack, journal.services)
+        except (MultibaseError, OSError) as second:
+            raise ManualActionNeeded(
+                "the restore of instance {0} failed ({1}) and so did going back ({2}). The data that it had is in "
+                "{3}".format(stack.name, error, second, ", ".join(exchange.old for exchange in journal.exchanges))
+            ) from second
+        self._discard(journal, "new")
+        _restore_journal.write(self._layout, journal, "undone")
+        raise RestoreFailed(
+            "the restore of instance {0} failed and was undone; it has the data that it had: {1}".format(
+                stack.name, error
+            )
+        ) from error
+
+    def _containers(self, stack: Stack, services: List[str]) -> List[Container]:
+        found = [c for c in self._engine.containers(stack.project) if c.service in services]
+        return sorted(found, key=lambda container: container.service == "db")
+
+    def _stop(self, stack: Stack, services: List[str]) -> None:
+        """Stop what uses the directories, the database last."""
+        for container in self._containers(stack, services):
+            if container.running:
+                self._engine.stop(container.id)
+        still = [c.service for c in self._containers(stack, services) if c.running]
+        if still:
+            raise RestoreFailed("still running: {0}".format(", ".join(still)))
+
+    def _start(self, stack: Stack, services: List[str]) -> None:
+        """Start the database, wait until it answers, then start the others."""
+        containers = self._containers(stack, services)
+        for container in reversed(containers):
+            self._engine.start(container.id)
+            if container.service == "db":
+                self._answering(container)
+
+    def _answering(self, container: Container) -> None:
+        server = Server(container.id, self._docker_host, "restore")
+        deadline = time.monotonic() + self._options.start_timeout
+        while True:
+            try:
+                _backup.probe(server)
+                return
+            except DatabaseDown as error:
+                if time.monotonic() > deadline:
+                    raise RestoreFailed("the database did not come up: {0}".format(error)) from error
+            time.sleep(_POLL_SECONDS)
+
+    def _probe(self, stack: Stack) -> None:
+        """Wait until the services are well, and ask for data through the gateway as a client does."""
+        deadline = time.monotonic() + self._options.start_timeout
+        while True:
+            found = self._engine.containers(stack.project)
+            bad = sorted(
+                c.service for c in found if c.running and c.service in ("db", "rest", "api-gw", "storage")
+                and service_health(c) == "unhealthy"
+            )  # fmt: skip
+            said = "" if "rest" not in stack.services else _ask_gateway(stack)
+            if not bad and not said:
+                return
+            if time.monotonic() > deadline:
+                raise RestoreFailed(
+                    "; ".join(["{0} is unhealthy".format(name) for name in bad] + ([said] if said else []))
+                )
+            time.sleep(_POLL_SECONDS)
+
+
+def _ask_gateway(stack: Stack) -> str:
+    """Ask REST through the gateway; return what is wrong, empty when it answers."""
+    address = stack.variables.get("MULTIBASE_BIND_ADDRESS", "127.0.0.1")
+    # An address that stands for all of the host's is no address to call.
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)  # noqa: S104 - compared, not bound
+    url = "http://{0}:{1}/rest/v1/".format(host, stack.variables.get("API_GW_HTTP_PORT", ""))
+    key = stack.variables.get("SERVICE_ROLE_KEY", "")
+    request = urllib.request.Request(url, headers={"apikey": key})  # noqa: S310 - the scheme stands above
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=5):
+            return ""
+    except urllib.error.HTTPError as error:
+        # An answer of the service behind it, even a refusal, is an answer; the gateway's own errors are not.
+        return "" if error.code < 500 else "the gateway answers {0} for REST".format(error.code)
+    except (OSError, ValueError) as error:
+        return "the gateway does not answer at {0}: {1}".format(url, error)
+
+
+def _settle_copy(server: Server) -> List[str]:
+    """Make a copy of an instance harmless before it runs: nothing is sent, and no secret of the source stays.
+
+    Returns what is held until ``release`` is asked for.
+    """
+    held: List[str] = []
+    if server.json("postgres", "SELECT to_json(to_regclass('cron.job') IS NOT NULL)"):
+        count = server.json(
+            "postgres",
+            "SELECT coalesce(json_agg(jobname), '[]') FROM (SELECT coalesce(jobname, jobid::text) AS jobname "
+            "FROM cron.job WHERE active ORDER BY 1) jobs",
+        )
+        server.script("postgres", "UPDATE cron.job SET active = false;\n")
+        held += ["cron job {0}".format(name) for name in count]
+    triggers = server.json("postgres", _WEBHOOKS)
+    for table, trigger in triggers:
+        server.script("postgres", "ALTER TABLE {0} DISABLE TRIGGER {1};\n".format(table, trigger))
+        held.append("webhook {0} on {1}".format(trigger, table))
+    for database, schema, table in _TENANTS:
+        exists = "SELECT to_json(to_regclass('{0}.{1}') IS NOT NULL)".format(schema, table)
+        if server.json(database, exists):
+            server.script(database, "DELETE FROM {0}.{1};\n".format(schema, table))
+    return held
+
+
+# Database webhooks are triggers that call supabase_functions.http_request.
+_WEBHOOKS = """
+SELECT coalesce(json_agg(json_build_array(t.tgrelid::regclass::text, quote_ident(t.tgname)) ORDER BY 1), '[]')
+FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND n.nspname = 'supabase_functions' AND p.proname = 'http_request'
+"""
+
+
+def discard_outdated(layout: Layout, name: str, now: float) -> List[str]:
+    """Delete what a restore kept once its days are over; return the directories. The caller holds the data lock."""
+    journal = _restore_journal.read(layout, name)
+    if journal is None or journal.phase != "done" or now < journal.kept_until:
+        return []
+    gone = [exchange.old for exchange in journal.exchanges if os.path.isdir(exchange.old)]
+    for path in gone:
+        _restore_journal.remove_tree(path)
+    return gone
+
+
+def _iso(now: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))

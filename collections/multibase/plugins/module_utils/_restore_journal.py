@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This file is private to the multibase.supabase collection; it may change at any time.
+"""Exchanging an instance's directories for new ones, so that a kill at any moment can be finished or undone.
+
+The journal says which directories are exchanged and how far it is; it reaches the disk before each step. Each new
+directory lies beside the one that it replaces, and the replaced one stays beside it, so that every step is a rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional
+
+from ._errors import Refused, StateCorrupt
+from ._layout import Layout
+from ._publish import replace_file, sync_directory
+
+SCHEMA = 1
+# building: new directories are being made; swapping: renames are under way; swapped: the new data is in place but not
+# proven; done: it is proven and the old data is kept; undone: the old data is back.
+UNFINISHED = ("building", "swapping", "swapped")
+
+
+@dataclass
+class Exchange:
+    """One directory that is exchanged: where it is used, where the new one is made, where the old one is kept."""
+
+    live: str
+    new: str
+    old: str
+
+    def reversed(self) -> Exchange:
+        """Return the exchange that brings the kept directory back and keeps the present one in its stead."""
+        return Exchange(self.live, self.old, self.new)
+
+
+@dataclass
+class Journal:
+    """What is written to ``state/restore/<name>.json``. ``kept_until`` is in seconds since 1970."""
+
+    name: str
+    backup: str
+    phase: str
+    exchanges: List[Exchange] = field(default_factory=list)
+    services: List[str] = field(default_factory=list)
+    started: str = ""
+    kept_until: float = 0.0
+    details: Dict[str, Any] = field(default_factory=dict)
+
+
+def read(layout: Layout, name: str) -> Optional[Journal]:
+    """Return the journal of an instance, None when it never had a restore. Raises StateCorrupt."""
+    path = layout.restore_journal(name)
+    try:
+        with open(path, encoding="utf-8") as stream:
+            data = json.load(stream)
+        if data["schema"] != SCHEMA:
+            raise ValueError("schema {0!r}".format(data["schema"]))
+        exchanges = [Exchange(**exchange) for exchange in data.pop("exchanges")]
+        del data["schema"]
+        return Journal(exchanges=exchanges, **data)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateCorrupt(
+            "{0} is damaged ({1}); a restore of {2} may be half done".format(path, error, name)
+        ) from error
+
+
+def write(layout: Layout, journal: Journal, phase: str) -> None:
+    """Set the phase and bring the journal to the disk."""
+    journal.phase = phase
+    path = layout.restore_journal(journal.name)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    data = {**journal.__dict__, "schema": SCHEMA, "exchanges": [exchange.__dict__ for exchange in journal.exchanges]}
+    replace_file(path, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode("utf-8"), 0o600)
+
+
+def pending(layout: Layout, name: str) -> Optional[str]:
+    """Return the phase of a restore that was interrupted, None when there is none."""
+    journal = read(layout, name)
+    return journal.phase if journal is not None and journal.phase in UNFINISHED else None
+
+
+def plan(journal_id: str, live: str) -> Exchange:
+    """Return the exchange of one directory. Raises Refused for a mount point, which cannot be renamed."""
+    if os.path.ismount(live):
+        raise Refused("{0} is a mount point; a restore renames it. Mount the directory above it instead".format(live))
+    parent, base = os.path.split(live)
+    return Exchange(
+        live,
+        os.path.join(parent, ".restore-{0}-new-{1}".format(journal_id, base)),
+        os.path.join(parent, ".restore-{0}-old-{1}".format(journal_id, base)),
+    )
+
+
+def swap(exchanges: List[Exchange]) -> None:
+    """Put every new directory in place of the live one, which is kept; goes on where an earlier call was killed."""
+    for exchange in exchanges:
+        if os.path.lexists(exchange.new):
+            if os.path.lexists(exchange.live) and not os.path.lexists(exchange.old):
+                os.rename(exchange.live, exchange.old)
+            os.rename(exchange.new, exchange.live)
+            sync_directory(os.path.dirname(exchange.live))
+
+
+def unswap(exchanges: List[Exchange]) -> None:
+    """Put every kept directory back, whatever ``swap`` came to; the new ones get their staging names again."""
+    for exchange in exchanges:
+        if not os.path.lexists(exchange.old):
+            continue
+        if os.path.lexists(exchange.live):
+            if os.path.lexists(exchange.new):
+                raise StateCorrupt(
+                    "{0}, {1} and {2} are all there; nobody can say which is which".format(
+                        exchange.live, exchange.new, exchange.old
+                    )
+                )
+            os.rename(exchange.live, exchange.new)
+        os.rename(exchange.old, exchange.live)
+        sync_directory(os.path.dirname(exchange.live))
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory that is ours, if it is there. Links in it are removed, not followed."""
+    if os.path.lexists(path):
+        shutil.rmtree(path)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This file is private to the multibase.supabase collection; it may change at any time.
+"""The host's own tool, ``multibase-host``: what cron and systemd run, so that a host goes on without the controller.
+
+The same code as the modules: this directory, copied to ``lib/multibase`` of the root directory, is its package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+from . import _backup, _backup_job, _catalogue, _restore, _retention, _schedule
+from ._compose import Compose
+from ._engine import DEFAULT_HOST, connect
+from ._errors import MultibaseError
+from ._layout import Layout
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="multibase-host", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--root", default="/opt/multibase", help="where everything of Multibase lies")
+    parser.add_argument("--docker-host", default=DEFAULT_HOST)
+    parser.add_argument("--lock-timeout", type=float, default=60.0, metavar="SECONDS")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    commands = parser.add_subparsers(dest="command", required=True)
+    backup = commands.add_parser("backup", help="back one instance up, with the settings that the controller left")
+    backup.add_argument("name")
+    backup.add_argument("--scheduled", action="store_true", help="wait for the jitter of this instance first")
+    backup.add_argument("--no-verify", action="store_true", help="do not restore it once")
+    commands.add_parser("backups", help="list backups").add_argument("names", nargs="*")
+    verify = commands.add_parser("verify", help="restore a backup once, into nothing, and compare it")
+    verify.add_argument("name")
+    verify.add_argument("backup", nargs="?", help="the newest one when it is not given")
+    restore = commands.add_parser("restore", help="restore a backup into its instance")
+    restore.add_argument("name")
+    restore.add_argument("backup", nargs="?", default="latest")
+    restore.add_argument("--from", dest="source", help="the instance that the backup is of, when it is another")
+    restore.add_argument("--scope", choices=["full", "database"], default="full")
+    restore.add_argument("--trust-unsigned", action="store_true")
+    commands.add_parser("rollback", help="bring back what the last restore replaced").add_argument("name")
+    commands.add_parser("recover", help="undo a restore that was interrupted").add_argument("name")
+    prune = commands.add_parser("prune", help="delete the backups that the policy lets go")
+    prune.add_argument("name")
+    prune.add_argument("--check", action="store_true", help="say what would be deleted")
+    commands.add_parser("catch-up", help="take the backups that were missed, as by a reboot")
+    commands.add_parser("metrics", help="write the Prometheus textfile anew")
+    return parser
+
+
+def options_of(chosen: Dict[str, Any], lock_timeout: float) -> _backup.Options:
+    """Return the options of a backup from its settings."""
+    known = {key: chosen[key] for key in ("scope", "format", "level", "verify", "timeout") if key in chosen}
+    return _backup.Options(lock_timeout=lock_timeout, **known)
+
+
+def policy_of(chosen: Dict[str, Any]) -> Optional[_retention.Policy]:
+    """Return the retention policy in backup settings, None when nothing is to be deleted."""
+    return _retention.read_policy(chosen["retention"]) if chosen.get("retention") else None
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into an orderly end: what was staged is removed, locks are let go."""
+
+    def stop(number: int, _frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line; return the exit status (the table is in docs/backup.md)."""
+    args = build_parser().parse_args(argv)
+    os.umask(0o077)
+
+    def say(text: str) -> None:
+        sys.stderr.write("{0}  {1}\n".format(time.strftime("%Y-%m-%dT%H:%M:%S%z"), text))
+        sys.stderr.flush()
+
+    try:
+        with ended_by_signals():
+            result = _run(args, say)
+    except MultibaseError as error:
+        say("failed: {0}".format(error))
+        return error.exit_code
+    except OSError as error:
+        say("failed: {0}: {1}".format(error.filename or "host", error.strerror or error))
+        return 14 if error.errno == 28 else 1
+    except KeyboardInterrupt:
+        return 130
+    sys.stdout.write((json.dumps(result, indent=1) if args.json else _text(result)) + "\n")
+    return 0
+
+
+def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
+    layout = Layout(os.path.abspath(args.root))
+    now = time.time()
+    if args.command == "backups":
+        names = args.names or layout.instance_names()
+        return [_catalogue.summary(backup, now) for name in names for backup in _catalogue.listing(layout, name)]
+    if args.command == "metrics":
+        _backup_job.write_metrics(layout, now)
+        return []
+    host = _backup_job.Host(layout, connect(args.docker_host), Compose(args.docker_host), args.docker_host, say)
+    if args.command == "backup":
+        return [_backup_of(host, args.name, args, say)]
+    if args.command == "catch-up":
+        return [_backup_of(host, name, args, say) for name in _backup_job.due_now(layout, now)]
+    if args.command == "prune":
+        chosen = _backup_job.read_settings(layout, args.name)
+        policy = policy_of(chosen) or _retention.Policy(keep_last=7)
+        plan = _backup_job.prune(host, args.name, policy, args.lock_timeout, args.check)
+        return [{"name": args.name, "kept": sorted(plan.keep), "removed": plan.remove, "refused": plan.refused}]
+    if args.command == "verify":
+        return [_backup_job.verify(host, args.name, args.backup, args.lock_timeout)]
+    options = _restore.Options(
+        lock_timeout=args.lock_timeout,
+        scope=getattr(args, "scope", "full"),
+        trust_unsigned=getattr(args, "trust_unsigned", False),
+    )
+    runner = _restore.RestoreRun(layout, host.engine, host.compose, host.docker_host, options, say)
+    if args.command == "restore":
+        return [runner.restore(args.name, args.backup, args.source).as_dict()]
+    return [getattr(runner, args.command)(args.name).as_dict()]
+
+
+def _backup_of(host: _backup_job.Host, name: str, args: argparse.Namespace, say: Any) -> Dict[str, Any]:
+    chosen = _backup_job.read_settings(host.layout, name)
+    if getattr(args, "no_verify", False):
+        chosen["verify"] = False
+    if getattr(args, "scheduled", False):
+        pause = _schedule.jitter_seconds(name, int(chosen.get("jitter", 0)) or 1)
+        if pause:
+            say("waiting {0} s, so that not all instances begin at once".format(pause))
+            time.sleep(pause)
+    return _backup_job.run(host, name, options_of(chosen, args.lock_timeout), policy_of(chosen)).as_dict()
+
+
+def _text(result: List[Dict[str, Any]]) -> str:
+    """Return a result for people: one line an element."""
+    return "\n".join(
+        "  ".join("{0}={1}".format(key, value) for key, value in row.items() if value not in ("", [], None))
+        for row in result
+    )
