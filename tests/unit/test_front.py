@@ -20,7 +20,10 @@ import pytest
 from ansible_collections.multibase.supabase.plugins.module_utils._settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ["site", "create", "start", "stop", "restart", "status", "list", "show", "credentials", "delete"]
+VERBS = [
+    "site", "create", "start", "stop", "restart", "status", "list", "show", "credentials", "backup", "backups",
+    "verify", "restore", "delete",
+]  # fmt: skip
 # What verbs need beside the name of an instance.
 NEEDED = {"delete": ["--yes"], "credentials": ["--output", "acme.env"]}
 ACME: Dict[str, Any] = {

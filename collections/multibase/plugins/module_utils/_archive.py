@@ -14,6 +14,7 @@ import hashlib
 import os
 import stat
 import tarfile
+import zlib
 from dataclasses import dataclass
 from typing import IO, Any, Dict, Iterator, List, Mapping, Tuple, cast
 
@@ -205,7 +206,10 @@ def unpack(stream: IO[bytes], targets: Mapping[str, str], place: str) -> Content
                     content = info.linkname
                 kind = "file" if info.isreg() else "directory" if info.isdir() else "link"
                 digest.update(_line(info.name, kind, content, attributes))
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
+            # To the end: the checksum stands there.
+            while packed.read(_CHUNK):
+                pass
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, UnicodeError, ValueError) as error:
         raise IntegrityFailed("{0} is damaged: {1}".format(place, error)) from error
     return Contents(count, size, digest.hexdigest())
 

@@ -20,6 +20,8 @@ PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
+# Of a container that materialises a backup: the name of its instance.
+SCRATCH_LABEL = "io.multibase.scratch"
 MINIMUM_VERSION = (20, 10)
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 INSTALL_HINT = "playbooks/site.yml installs it (role multibase_docker)"

@@ -835,15 +835,23 @@ class Converger:
     def _remove(self, names: Sequence[str], allocations: Dict[str, Allocation]) -> None:
         """Delete instances: out of sight first, then out of the registry, then off the disk."""
         for name in names:
-            with _lock.exclusive(self._layout.lock(name), self._request.lock_timeout):
+            # Not while a backup or a restore is at work on its data.
+            data_lock = _lock.exclusive(self._layout.data_lock(name), self._request.lock_timeout)
+            with data_lock, _lock.exclusive(self._layout.lock(name), self._request.lock_timeout):
                 # Asked again, because somebody may have started it while we waited for the lock.
                 problem = self._removal_problem(name, allocations[name])
                 if problem:
                     raise InvalidInput(["instance {0}: {1}".format(name, problem)])
                 # First: a record that outlived its instance would be taken for one of the next of that name.
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._layout.record(name))
-                    sync_directory(self._layout.state)
+                # So would what is remembered of its backups and restores; the backups themselves stay.
+                for path in (
+                    self._layout.record(name),
+                    self._layout.restore_journal(name),
+                    self._layout.backup_state(name),
+                ):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
+                        sync_directory(os.path.dirname(path))
                 doomed = os.path.join(self._layout.projects, REMOVAL_PREFIX + name)
                 os.rename(self._layout.project(name), doomed)
                 sync_directory(self._layout.projects)

@@ -24,12 +24,11 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 from . import _archive, _catalogue, _database, _fingerprint
 from ._compose import Compose
 from ._database import SUPERUSER, DatabaseFailed, Server, end, quote_identifier, quote_literal
-from ._engine import Engine
+from ._engine import SCRATCH_LABEL, Engine
 from ._errors import EngineUnavailable, IntegrityFailed, NoSpace, Refused, VerificationFailed
 from ._publish import sync_filesystem
 from ._stacks import Stack, redact
 
-SCRATCH_LABEL = "io.multibase.scratch"
 DATABASES = ("postgres", "_supabase")
 # Roles that services log in with; a new cluster gives them the password of the instance's .env.
 SERVICE_ROLES = (

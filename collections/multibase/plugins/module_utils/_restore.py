@@ -34,6 +34,7 @@ from ._restore_journal import Exchange, Journal
 from ._stacks import Stack, load_stack, redact
 
 _POLL_SECONDS = 0.3
+_STOP_SECONDS = 15.0
 # What holds directories of an instance open, and has to let go of them before they are renamed.
 _USERS = {
     "data": ("db",),
@@ -149,7 +150,7 @@ class RestoreRun:
                 journal.services,
                 _iso(self._clock()),
                 self._clock() + self._options.keep_days * 86400,
-                {"rolled_back": not journal.details.get("rolled_back", False)},
+                rollback=True,
             )
             self._exchange(stack, back, result)
             result.seconds = time.monotonic() - started
@@ -204,13 +205,7 @@ class RestoreRun:
                 self._stop(stack, journal.services)
                 _restore_journal.unswap(journal.exchanges)
                 self._start(stack, journal.services)
-        self._discard(journal, "new")
-        _restore_journal.write(self._layout, journal, "undone")
-
-    @staticmethod
-    def _discard(journal: Journal, which: str) -> None:
-        for exchange in journal.exchanges:
-            _restore_journal.remove_tree(str(getattr(exchange, which)))
+        _restore_journal.undone(self._layout, journal)
 
     def _restore(self, stack: Stack, backup: _catalogue.Backup, result: Restored) -> Restored:
         started = time.monotonic()
@@ -219,10 +214,8 @@ class RestoreRun:
         maker.check(backup, self._options.trust_unsigned)
         exchanges = self._plan(stack, backup)
         previous = _restore_journal.read(self._layout, stack.name)
-        if previous is not None and previous.phase == "done":
-            # One restore back is what can be rolled back; its data must not pile up.
-            self._say("letting go of what the restore before this one kept")
-            self._discard(previous, "old")
+        if previous is not None and previous.phase != "done":
+            previous = None
         services = sorted({service for part in exchanges for service in _USERS[part]} & stack.services)
         journal = Journal(
             stack.name,
@@ -232,14 +225,13 @@ class RestoreRun:
             services,
             _iso(self._clock()),
             self._clock() + self._options.keep_days * 86400,
-            {"source": result.source},
+            previous=_restore_journal.as_dict(previous) if previous is not None else None,
         )
         _restore_journal.write(self._layout, journal, "building")
         try:
             self._build(stack, backup, exchanges, same, maker, result)
         except BaseException:
-            self._discard(journal, "new")
-            _restore_journal.write(self._layout, journal, "undone")
+            _restore_journal.undone(self._layout, journal)
             raise
         self._exchange(stack, journal, result)
         result.seconds = time.monotonic() - started
@@ -254,7 +246,8 @@ class RestoreRun:
                 parts["storage"] = os.path.join(volumes, "storage")
             if backup.has("functions"):
                 parts.update({name: os.path.join(volumes, name) for name in ("functions", "snippets")})
-        return {part: _restore_journal.plan(backup.stem, live) for part, live in parts.items()}
+        run = _catalogue.make_stem(self._clock())
+        return {part: _restore_journal.plan(run, live) for part, live in parts.items()}
 
     def _build(
         self,
@@ -328,7 +321,13 @@ class RestoreRun:
                     self._probe(stack)
             except (MultibaseError, OSError) as error:
                 self._go_back(stack, journal, error)
+        # One restore back is what can be rolled back: what the one before this kept must not pile up.
+        before, journal.previous = journal.previous, None
         _restore_journal.write(self._layout, journal, "done")
+        if before is not None:
+            self._say("letting go of what the restore before this one kept")
+            for exchange in before["exchanges"]:
+                _restore_journal.remove_tree(str(exchange["old"]))
         result.changed = True
         result.kept = [exchange.old for exchange in journal.exchanges if os.path.isdir(exchange.old)]
         result.kept_until = _iso(journal.kept_until)
@@ -344,8 +343,7 @@ class RestoreRun:
                 "the restore of instance {0} failed ({1}) and so did going back ({2}). The data that it had is in "
                 "{3}".format(stack.name, error, second, ", ".join(exchange.old for exchange in journal.exchanges))
             ) from second
-        self._discard(journal, "new")
-        _restore_journal.write(self._layout, journal, "undone")
+        _restore_journal.undone(self._layout, journal)
         raise RestoreFailed(
             "the restore of instance {0} failed and was undone; it has the data that it had: {1}".format(
                 stack.name, error
@@ -361,9 +359,15 @@ class RestoreRun:
         for container in self._containers(stack, services):
             if container.running:
                 self._engine.stop(container.id)
-        still = [c.service for c in self._containers(stack, services) if c.running]
-        if still:
-            raise RestoreFailed("still running: {0}".format(", ".join(still)))
+        # The Engine may list a container as running for a moment after it has stopped it (seen with 26.1).
+        deadline = time.monotonic() + _STOP_SECONDS
+        while True:
+            still = [c.service for c in self._containers(stack, services) if c.running]
+            if not still:
+                return
+            if time.monotonic() > deadline:
+                raise RestoreFailed("still running: {0}".format(", ".join(still)))
+            time.sleep(_POLL_SECONDS)
 
     def _start(self, stack: Stack, services: List[str]) -> None:
         """Start the database, wait until it answers, then start the others."""

@@ -39,7 +39,11 @@ class Exchange:
 
 @dataclass
 class Journal:
-    """What is written to ``state/restore/<name>.json``. ``kept_until`` is in seconds since 1970."""
+    """What is written to ``state/restore/<name>.json``. ``kept_until`` is in seconds since 1970.
+
+    ``rollback`` says that the new directories are those that an earlier restore had kept: they are never discarded.
+    ``previous`` is the journal of the restore before, whose kept data stays until this one is done.
+    """
 
     name: str
     backup: str
@@ -48,7 +52,22 @@ class Journal:
     services: List[str] = field(default_factory=list)
     started: str = ""
     kept_until: float = 0.0
-    details: Dict[str, Any] = field(default_factory=dict)
+    rollback: bool = False
+    previous: Optional[Dict[str, Any]] = None
+
+
+def _from_dict(data: Dict[str, Any]) -> Journal:
+    values = dict(data)
+    if values.pop("schema") != SCHEMA:
+        raise ValueError("another schema")
+    exchanges = [Exchange(**exchange) for exchange in values.pop("exchanges")]
+    return Journal(exchanges=exchanges, **values)
+
+
+def as_dict(journal: Journal) -> Dict[str, Any]:
+    """Return a journal as JSON values."""
+    exchanges = [dict(exchange.__dict__) for exchange in journal.exchanges]
+    return {**journal.__dict__, "schema": SCHEMA, "exchanges": exchanges}
 
 
 def read(layout: Layout, name: str) -> Optional[Journal]:
@@ -56,18 +75,12 @@ def read(layout: Layout, name: str) -> Optional[Journal]:
     path = layout.restore_journal(name)
     try:
         with open(path, encoding="utf-8") as stream:
-            data = json.load(stream)
-        if data["schema"] != SCHEMA:
-            raise ValueError("schema {0!r}".format(data["schema"]))
-        exchanges = [Exchange(**exchange) for exchange in data.pop("exchanges")]
-        del data["schema"]
-        return Journal(exchanges=exchanges, **data)
+            return _from_dict(json.load(stream))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise StateCorrupt(
-            "{0} is damaged ({1}); a restore of {2} may be half done".format(path, error, name)
-        ) from error
+        message = "{0} is damaged ({1}); a restore of {2} may be half done".format(path, error, name)
+        raise StateCorrupt(message) from error
 
 
 def write(layout: Layout, journal: Journal, phase: str) -> None:
@@ -75,8 +88,27 @@ def write(layout: Layout, journal: Journal, phase: str) -> None:
     journal.phase = phase
     path = layout.restore_journal(journal.name)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    data = {**journal.__dict__, "schema": SCHEMA, "exchanges": [exchange.__dict__ for exchange in journal.exchanges]}
-    replace_file(path, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode("utf-8"), 0o600)
+    replace_file(path, (json.dumps(as_dict(journal), indent=1, sort_keys=True) + "\n").encode("utf-8"), 0o600)
+
+
+def undone(layout: Layout, journal: Journal) -> None:
+    """Record that everything is as before a restore, after the old data is in place again.
+
+    What a restore had built is discarded. What a rollback would have brought back stays kept, and so does what the
+    restore before kept.
+    """
+    if journal.rollback:
+        journal.exchanges = [exchange.reversed() for exchange in journal.exchanges]
+        journal.rollback = False
+        write(layout, journal, "done")
+        return
+    for exchange in journal.exchanges:
+        remove_tree(exchange.new)
+    if journal.previous is not None:
+        before = _from_dict(journal.previous)
+        write(layout, before, before.phase)
+    else:
+        write(layout, journal, "undone")
 
 
 def pending(layout: Layout, name: str) -> Optional[str]:

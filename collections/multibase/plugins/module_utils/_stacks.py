@@ -24,7 +24,7 @@ from typing import (
 
 from . import _lock, _registry, _state
 from ._compose import Compose, Project, last_lines
-from ._engine import Container, Engine, services_of
+from ._engine import SCRATCH_LABEL, Container, Engine, services_of
 from ._errors import ComposeFailed, InvalidInput, MultibaseError, StateCorrupt
 from ._health import instance_health, instance_state, service_health
 from ._instances import read_existing
@@ -394,7 +394,11 @@ class Runner:
         if self._settings.check_mode:
             result.changed, result.actions = True, ["removed " + what for what in there]
             return
-        with self._locked(stack) as lock:
+        # Not while a backup or a restore is at work on its data.
+        data_lock = _lock.exclusive(self._layout.data_lock(stack.name), self._settings.lock_timeout)
+        with data_lock, self._locked(stack) as lock:
+            for scratch in self._engine.labelled("{0}={1}".format(SCRATCH_LABEL, stack.name)):
+                self._engine.remove(scratch)
             compose = stack.holding(lock).compose
             # The Engine may still count a container that is gone as an endpoint of the network, for a moment.
             for attempt in range(_DOWN_ATTEMPTS):
