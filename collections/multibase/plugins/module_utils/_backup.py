@@ -31,6 +31,8 @@ from ._stacks import Stack, load_stack, redact
 
 _CHUNK = 1 << 18
 _PROBE_SECONDS = 30.0
+# On the filesystem of the data, so that verifying finds out whether a restore would have room.
+_WORK_PREFIX = ".verify-"
 _LOCK_WAIT = "60s"
 # The name of each format's file, and the programs that make it. gzip's own default level, as `pg_dump | gzip` has.
 FORMATS = {
@@ -188,7 +190,7 @@ class BackupRun:
         os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
         os.makedirs(directory, mode=0o700, exist_ok=True)
         _catalogue.recover(directory)
-        _materialise.discard_scratch(self._engine, name)
+        discard_left_over(self._layout, self._engine, name)
         container = find_database(self._engine, stack)
         stem = _catalogue.make_stem(self._clock())
         server = Server(container.id, self._docker_host, "backup " + stem)
@@ -275,6 +277,7 @@ class BackupRun:
         """Dump one database and take its fingerprint in the same snapshot, side by side."""
         described = _database.describe(server, database)
         with server.session(database) as session:
+            session.ask("SET lock_timeout = '{0}';".format(_LOCK_WAIT))
             session.ask(_database.FIXED_SETTINGS + "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")
             snapshot = session.ask("SELECT pg_export_snapshot();")[0]
             if not all(character in "0123456789ABCDEF-" for character in snapshot):
@@ -365,6 +368,15 @@ class BackupRun:
         manifest["vault_key_sha256"] = _catalogue.file_sha256(key) if os.path.isfile(key) else None
 
 
+def discard_left_over(layout: Layout, engine: Engine, name: str) -> None:
+    """Remove the scratch containers and work directories of runs that were killed; the caller holds the data lock."""
+    _materialise.discard_scratch(engine, name)
+    parent = os.path.join(layout.project(name), "volumes", "db")
+    for entry in sorted(os.listdir(parent)) if os.path.isdir(parent) else []:
+        if entry.startswith(_WORK_PREFIX):
+            _restore_journal.remove_tree(os.path.join(parent, entry))
+
+
 def verify(
     layout: Layout,
     engine: Engine,
@@ -381,8 +393,8 @@ def verify(
     The caller holds the lock of the instance's data. Raises VerificationFailed with all differences; the manifest then
     says ``verified: null`` and keeps the reason.
     """
-    work = os.path.join(layout.project(stack.name), "volumes", "db", ".verify-" + backup.stem)
-    _restore_journal.remove_tree(work)
+    work = os.path.join(layout.project(stack.name), "volumes", "db", _WORK_PREFIX + backup.stem)
+    discard_left_over(layout, engine, stack.name)
     os.mkdir(work, 0o700)
     manifest = dict(backup.manifest)
     try:

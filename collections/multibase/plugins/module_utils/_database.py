@@ -175,10 +175,9 @@ class Session:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a program of ours at once, and let go of its pipes."""
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
     if process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=2)
@@ -186,6 +185,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    # Last: closing what another thread reads from waits for that thread.
+    if process.stdout is not None:
+        with contextlib.suppress(OSError):
+            process.stdout.close()
 
 
 def end_left_over_sessions(server: Server) -> int:

@@ -155,8 +155,9 @@ def tables(ask: Ask) -> List[Tuple[str, str]]:
 
 def table_query(schema: str, name: str) -> str:
     """Return the query for [rows, sum of 64-bit row hashes as text] of one table, without its children."""
+    # With .* it is the row also where a column has the same name.
     return (
-        "SELECT json_build_array(count(*), coalesce(sum(hashtextextended(multibase_row::text, 0)), 0)::text) "
+        "SELECT json_build_array(count(*), coalesce(sum(hashtextextended((multibase_row.*)::text, 0)), 0)::text) "
         "FROM ONLY {0}.{1} AS multibase_row".format(quote_identifier(schema), quote_identifier(name))
     )
 

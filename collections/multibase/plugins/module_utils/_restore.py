@@ -195,7 +195,7 @@ class RestoreRun:
 
     def _recover(self, stack: Stack) -> None:
         """Undo what an interrupted restore began."""
-        _materialise.discard_scratch(self._engine, stack.name)
+        _backup.discard_left_over(self._layout, self._engine, stack.name)
         journal = _restore_journal.read(self._layout, stack.name)
         if journal is None or journal.phase not in _restore_journal.UNFINISHED:
             return
