@@ -27,8 +27,8 @@ def packed(source: Path) -> bytes:
 def source(tmp_path: Path) -> Path:
     """A directory with what Storage and users put there, and what an attacker would."""
     top = tmp_path / "source"
-    (top / "stub" / "bu cket" / "\u00e4\u6587").mkdir(parents=True)
-    file = top / "stub" / "bu cket" / "\u00e4\u6587" / "v1"
+    (top / "stub" / "a bucket" / "\u00e4\u6587").mkdir(parents=True)
+    file = top / "stub" / "a bucket" / "\u00e4\u6587" / "v1"
     file.write_bytes(os.urandom(300_000))
     os.setxattr(file, "user.supabase.content-type", b"image/png")
     os.setxattr(file, "user.raw", b"\xff\x00\xfe")
@@ -47,7 +47,7 @@ def test_what_is_unpacked_is_what_was_packed(source: Path, tmp_path: Path) -> No
     target = tmp_path / "target"
     target.mkdir()
     assert _archive.unpack(stream, {"storage": str(target)}, "the archive") == contents
-    file = target / "stub" / "bu cket" / "\u00e4\u6587" / "v1"
+    file = target / "stub" / "a bucket" / "\u00e4\u6587" / "v1"
     assert file.read_bytes() == (source / file.relative_to(target)).read_bytes()
     assert os.getxattr(file, "user.supabase.content-type") == b"image/png"
     assert os.getxattr(file, "user.raw") == b"\xff\x00\xfe"

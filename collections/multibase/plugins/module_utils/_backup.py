@@ -324,7 +324,7 @@ class BackupRun:
         with tempfile.TemporaryFile() as errors, staged(path + _catalogue.PARTIAL) as stream:
             writer = _HashingWriter(stream)
             process = server.popen(command, subprocess.DEVNULL, subprocess.PIPE, errors)
-            output = cast("BufferedReader", process.stdout)
+            output = cast(BufferedReader, process.stdout)
             try:
                 for chunk in iter(lambda: output.read1(_CHUNK), b""):
                     writer.write(chunk)
@@ -450,4 +450,5 @@ def _iso(now: float) -> str:
 
 def failure_record(error: BaseException) -> Mapping[str, Any]:
     """Return how a failure is remembered in the state file."""
-    return {"reason": str(error), "exit_code": int(getattr(error, "exit_code", 1))}
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return {"reason": str(error), "exit_code": int(getattr(error, "exit_code", NoSpace.exit_code if full else 1))}

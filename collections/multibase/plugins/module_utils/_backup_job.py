@@ -18,7 +18,7 @@ from . import _backup, _catalogue, _lock, _restore, _retention, _schedule
 from ._backup import Options, Taken
 from ._compose import Compose
 from ._engine import Engine
-from ._errors import LockTimeout, MultibaseError, StateCorrupt
+from ._errors import InvalidInput, LockTimeout, MultibaseError, StateCorrupt
 from ._layout import Layout
 from ._names import name_problem
 from ._publish import replace_file
@@ -95,10 +95,14 @@ def run(host: Host, name: str, options: Options, policy: Optional[_retention.Pol
         state["last_verified"] = _catalogue.stem_time(taken.stem)
     write_state(host.layout, name, state)
     if policy is not None:
-        plan = prune(host, name, policy, options.lock_timeout)
-        taken.pruned = plan.remove
-        if plan.refused:
-            taken.notes.append("nothing was pruned: {0}".format(plan.refused))
+        try:
+            plan = prune(host, name, policy, options.lock_timeout)
+            taken.pruned = plan.remove
+            if plan.refused:
+                taken.notes.append("nothing was pruned: {0}".format(plan.refused))
+        except (MultibaseError, OSError) as error:
+            # The backup is good all the same.
+            taken.notes.append("pruning failed: {0}".format(error))
     write_metrics(host.layout, host.clock())
     return taken
 
@@ -199,7 +203,11 @@ def overdue(layout: Layout, name: str, now: float) -> bool:
     except FileNotFoundError:
         return False
     state = read_state(layout, name)
-    return is_overdue(read_settings(layout, name), state, 0.0 if state.get("last_success") else since, now)
+    try:
+        return is_overdue(read_settings(layout, name), state, 0.0 if state.get("last_success") else since, now)
+    except InvalidInput:
+        # Somebody edited the file; the other instances' backups must not suffer from it.
+        return True
 
 
 def metrics(states: Mapping[str, Mapping[str, Any]], late: Collection[str]) -> str:

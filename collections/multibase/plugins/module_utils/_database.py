@@ -118,7 +118,7 @@ class Server:
         with tempfile.TemporaryFile() as errors:
             process = self.popen(command, subprocess.PIPE, subprocess.PIPE, errors)
             try:
-                output, _ = process.communicate(sql.encode("utf-8"), timeout=timeout)
+                output, _errors = process.communicate(sql.encode("utf-8"), timeout=timeout)
             except subprocess.TimeoutExpired:
                 end(process)
                 raise DatabaseFailed(

@@ -9,6 +9,7 @@ Supabase's default privileges, an object would get back what its owner had revok
 
 from __future__ import annotations
 
+import re
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from ._database import quote_identifier, quote_literal
@@ -291,12 +292,23 @@ _LISTS = frozenset(
 )  # fmt: skip
 
 
+_LIST_ELEMENT = re.compile(r'"((?:[^"]|"")*)"|([^",]+)')
+
+
 def settings_sql(database: str, settings: List[List[str]]) -> str:
     """Return the statements that give a database, and roles in it, the settings that a plain dump leaves out."""
     statements = []
     for role, entry in settings:
         name, _separator, value = entry.partition("=")
-        text = value if name.lower() in _LISTS and value else quote_literal(value)
+        text = quote_literal(value)
+        if name.lower() in _LISTS and value:
+            # Taken apart and quoted again: a manifest of unknown origin may say anything here.
+            elements = _LIST_ELEMENT.findall(value)
+            text = ", ".join(
+                quote_identifier(quoted.replace('""', '"') if quoted else plain.strip().lower())
+                for quoted, plain in elements
+                if quoted or plain.strip()
+            ) or quote_literal(value)
         setting = ".".join(quote_identifier(part) for part in name.split("."))
         target = "ROLE {0} IN DATABASE {1}".format(quote_identifier(role), quote_identifier(database))
         if not role:

@@ -399,7 +399,7 @@ def scan(path: str) -> None:
         try:
             for number, line in enumerate(stream, 1):
                 if copying:
-                    copying = line.rstrip(b"\n") != b"\\."
+                    copying = line.rstrip(b"\r\n") != b"\\."
                     continue
                 if _HOSTILE.search(line):
                     raise Refused(

@@ -65,12 +65,12 @@ class Plan:
 
 
 _PERIODS: Sequence[Tuple[str, Callable[[datetime], str]]] = (
-    ("hourly", lambda at: "{0:%Y-%m-%d %H}:00".format(at)),
-    ("daily", lambda at: "{0:%Y-%m-%d}".format(at)),
+    ("hourly", "{0:%Y-%m-%d %H}:00".format),
+    ("daily", "{0:%Y-%m-%d}".format),
     # The year of a week is not that of its days: 1 January 2027 is in week 53 of 2026.
     ("weekly", lambda at: "{0:04d}-W{1:02d}".format(*at.isocalendar()[:2])),
-    ("monthly", lambda at: "{0:%Y-%m}".format(at)),
-    ("yearly", lambda at: "{0:%Y}".format(at)),
+    ("monthly", "{0:%Y-%m}".format),
+    ("yearly", "{0:%Y}".format),
 )
 _OPTIONS = tuple(field.name for field in fields(Policy))
 _KEEPING = tuple(name for name in _OPTIONS if name.startswith("keep_"))

@@ -118,7 +118,7 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
     if args.command == "backup":
         return [_backup_of(host, args.name, args, say)]
     if args.command == "catch-up":
-        return [_backup_of(host, name, args, say) for name in _backup_job.due_now(layout, now)]
+        return _catch_up(host, _backup_job.due_now(layout, now), args, say)
     if args.command == "prune":
         chosen = _backup_job.read_settings(layout, args.name)
         policy = policy_of(chosen) or _retention.Policy(keep_last=7)
@@ -135,6 +135,20 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
     if args.command == "restore":
         return [runner.restore(args.name, args.backup, args.source).as_dict()]
     return [getattr(runner, args.command)(args.name).as_dict()]
+
+
+def _catch_up(host: _backup_job.Host, names: List[str], args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
+    """Take the backups that were missed; one that fails does not keep the others from being taken."""
+    done, first = [], None
+    for name in names:
+        try:
+            done.append(_backup_of(host, name, args, say))
+        except MultibaseError as error:
+            say("instance {0}: {1}".format(name, error))
+            first = first or error
+    if first is not None:
+        raise first
+    return done
 
 
 def _backup_of(host: _backup_job.Host, name: str, args: argparse.Namespace, say: Any) -> Dict[str, Any]:
