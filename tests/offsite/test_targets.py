@@ -163,6 +163,8 @@ def start_servers(stack: contextlib.ExitStack, place: Path, sshd: str, weed: str
     (other / "files").mkdir(parents=True)
     command = ["rclone", "serve", "sftp", str(other / "files"), "--key", str(ssh / "host")]
     command += ["--addr", "127.0.0.1:{0}".format(ports[9]), "--config", "", "--vfs-cache-mode", "off"]
+    # It would go on showing what the test deletes on the disk.
+    command += ["--dir-cache-time", "0s"]
     account = {"RCLONE_USER": SFTP_USER, "RCLONE_PASS": SFTP_PASSWORD}
     stack.enter_context(server(command, other, ports[9], account))
 
