@@ -252,8 +252,8 @@ PICTURE: Dict[str, str] = {
         select string_agg(concat_ws(' ', roleid::regrole, member::regrole, admin_option, inherit_option, set_option),
         e'\\n' order by roleid::regrole::text, member::regrole::text) from pg_auth_members""",
     "settings": """
-        select string_agg(concat_ws(' ', datname, rolname, setconfig::text), e'\\n' order by datname, rolname)
-        from pg_db_role_setting left join pg_roles r on r.oid = setrole
+        select string_agg(concat_ws(' ', datname, rolname, to_json(entry)), e'\\n' order by datname, rolname, entry)
+        from pg_db_role_setting cross join unnest(setconfig) entry left join pg_roles r on r.oid = setrole
         left join pg_database d on d.oid = setdatabase""",
     "cron jobs": """
         select string_agg(concat_ws(' ', jobid, schedule, command, database, username, active, jobname), e'\\n'
@@ -555,9 +555,14 @@ class Machine:
             manifest = json.loads((directory / (stem + ".manifest.json")).read_text())
             assert {*manifest["parts"], stem + ".manifest.json"} == {e for e in entries if e.startswith(stem)}
         assert self.client.containers.list(all=True, filters={"label": "io.multibase.scratch=" + name}) == []
-        hidden = [str(path) for path in self.volumes(name).rglob(".verify-*")]
-        hidden += [str(path) for path in self.volumes(name).rglob(".restore-*-new-*")]
-        assert hidden == []
+        hidden = {str(path) for path in self.volumes(name).rglob(".verify-*")}
+        hidden |= {str(path) for path in self.volumes(name).rglob(".restore-*")}
+        journal = Path(self.layout.restore_journal(name))
+        if journal.exists():
+            told = json.loads(journal.read_text())
+            assert told["phase"] in ("done", "undone")
+            hidden -= {exchange["old"] for exchange in told["exchanges"]}
+        assert hidden == set()
         if running:
             query = "select count(*) from pg_stat_activity where application_name like 'multibase:%'"
             deadline = time.monotonic() + 5

@@ -219,7 +219,8 @@ def test_table_that_somebody_else_locks(host: Machine, name: str) -> None:
         assert ended.code == 13, ended
         assert ended.seconds < 12, ended
     finally:
-        host.psql(name, "select pg_terminate_backend(pid) from pg_stat_activity where query like 'begin; lock table%'")
+        held = "pid <> pg_backend_pid() and query like '%pg_sleep(25)%'"
+        host.psql(name, "select pg_terminate_backend(pid) from pg_stat_activity where " + held)
         holder.join()
     host.nothing_left(name)
     assert host.contents(name) == before

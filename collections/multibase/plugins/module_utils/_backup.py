@@ -258,6 +258,7 @@ class BackupRun:
             manifest["databases"][database] = {
                 "create": described,
                 "demoted_owners": _database.demoted_owners(server, database),
+                "extension_functions": server.json(database, _fingerprint.EXTENSION_FUNCTIONS),
                 "fingerprint": fingerprint,
             }
             manifest["parts"][base] = {"part": database, "secret": False, **part}
@@ -328,7 +329,10 @@ class BackupRun:
             try:
                 for chunk in iter(lambda: output.read1(_CHUNK), b""):
                     writer.write(chunk)
-                code = process.wait(timeout=60)
+                try:
+                    code = process.wait(timeout=60)
+                except subprocess.TimeoutExpired:
+                    raise BackupFailed("{0} printed everything but did not end".format(what)) from None
             finally:
                 end(process)
             if code != 0:

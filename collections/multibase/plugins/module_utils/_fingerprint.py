@@ -89,6 +89,9 @@ WITH objects AS (
 SELECT coalesce(json_object_agg(place, digest), '{{}}') FROM places
 """.format(ours=_OURS)
 
+_MEMBER_FUNCTION = (
+    "EXISTS (SELECT FROM pg_depend m WHERE m.classid = 'pg_proc'::regclass AND m.objid = p.oid AND m.deptype = 'e')"
+)
 # Row security and what is attached to tables, by their definitions: a policy that is gone opens a table.
 _DEFINITIONS = """
 WITH lines AS (
@@ -117,11 +120,30 @@ WITH lines AS (
   UNION ALL
   SELECT 'view', n.nspname || '.' || c.relname || md5(pg_get_viewdef(c.oid)) FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND {ours}
+  UNION ALL
+  SELECT 'function', concat_ws('|', p.oid::regprocedure, pg_get_userbyid(p.proowner), p.prosecdef, p.proconfig::text,
+    CASE WHEN NOT {member_function} THEN concat_ws('|', p.provolatile, p.proparallel, p.proisstrict, p.proleakproof,
+      l.lanname, pg_get_function_result(p.oid), pg_get_function_arguments(p.oid), p.prosrc,
+      pg_get_function_sqlbody(p.oid)) END)
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+  WHERE p.prokind <> 'a' AND {ours}
+  UNION ALL
+  SELECT 'column', concat_ws('|', c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+    a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid))
+  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+  WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {ours}
+    AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = 'pg_class'::regclass AND m.objid = c.oid
+      AND m.deptype = 'e')
+  UNION ALL
+  SELECT 'enumeration', concat_ws('|', e.enumtypid::regtype, string_agg(e.enumlabel, '|' ORDER BY e.enumsortorder))
+  FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid JOIN pg_namespace n ON n.oid = t.typnamespace
+  WHERE {ours} GROUP BY e.enumtypid
 ), kinds AS (
   SELECT kind, md5(string_agg(line, E'\\n' ORDER BY line COLLATE "C")) AS digest FROM lines GROUP BY kind
 )
 SELECT coalesce(json_object_agg(kind, digest), '{{}}') FROM kinds
-""".format(ours=_OURS)
+""".format(ours=_OURS, member_function=_MEMBER_FUNCTION)
 
 _EXTENSIONS = """
 SELECT coalesce(json_object_agg(e.extname, json_build_array(e.extversion, n.nspname,
@@ -227,6 +249,34 @@ def role_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> L
         elif expected[name] != found[name]:
             said.append("role {0} has other attributes, settings or memberships".format(name))
     return said
+
+
+# What a dump leaves out: how functions of extensions run. Supabase lets those of pg_net run as their owner.
+EXTENSION_FUNCTIONS = """
+SELECT coalesce(json_agg(json_build_array(p.oid::regprocedure, p.prosecdef, p.proconfig) ORDER BY 1), '[]')
+FROM (SELECT * FROM pg_proc p WHERE {0}) p WHERE p.prosecdef OR p.proconfig IS NOT NULL
+""".format(_MEMBER_FUNCTION)
+
+
+def extension_functions_sql(functions: List[List[Any]]) -> str:
+    """Return the statements that let functions of extensions run as they did, given what EXTENSION_FUNCTIONS told.
+
+    The catalogue is changed, in a server that nobody else uses, so that what the manifest says is never SQL.
+    """
+    statements = [FIXED_PATH]
+    for identity, definer, settings in functions:
+        array = "NULL"
+        if settings is not None:
+            array = "ARRAY[{0}]::text[]".format(", ".join(quote_literal(str(entry)) for entry in settings))
+        statements.append(
+            "UPDATE pg_proc SET prosecdef = {0}, proconfig = {1} WHERE oid = to_regprocedure({2});\n".format(
+                "true" if definer else "false", array, quote_literal(str(identity))
+            )
+        )
+    return "".join(statements)
+
+
+FIXED_PATH = "SET search_path = pg_catalog;\n"
 
 
 def extension_owners_sql(extensions: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ import secrets
 import subprocess
 import tempfile
 import time
+import zlib
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -52,16 +53,16 @@ _HOSTILE = re.compile(
     rb"|^\\(?!unrestrict\b|restrict\b|\.)"
 )
 
-# The line of the dump itself is taken out, because a restricted psql takes no second one. A row of a table cannot look
-# like it below the head of the file: COPY writes a backslash doubled, and a carriage return as \\r.
+# Restricted, psql runs no meta command, as \\! is one. It takes no second such line, so that of the dump itself goes,
+# and its counterpart at the end: by the dump's own random key, which no row, comment or function body can have.
 _LOAD_PLAIN = r"""
 set -o pipefail
-guard='\restrict {key}'
-psql --help=commands | grep -qF '\restrict' || guard='--'
-{{ printf '%s\n' "$guard"
-   gzip -dc | sed -e '1,60{{/^\\restrict [A-Za-z0-9]*$/d}}' -e '/^\\unrestrict [A-Za-z0-9]\{{32,\}}$/d'
+{{ printf '%s\n' '{guard}'
+   gzip -dc | sed -e '1,{head}{{/^\\restrict {key}$/d}}' -e '/^\\unrestrict {key}$/d'
 }} | {psql} --single-transaction
 """
+_HEAD_LINES = 10
+_OWN_KEY = re.compile(rb"\\restrict ([A-Za-z0-9]{16,})\n")
 
 Progress = Callable[[str], None]
 
@@ -251,6 +252,11 @@ class Materialiser:
     def _load_all(
         self, backup: _catalogue.Backup, server: Server, target: Target, passwords: Mapping[str, str]
     ) -> None:
+        if not backup.signed and not self._restricting(server):
+            raise Refused(
+                "the database image's psql cannot be kept from running programs that a dump names, so a backup that "
+                "this host did not sign is not loaded with it"
+            )
         self._say("creating roles")
         with gzip.open(backup.path("globals"), "rb") as stream:
             text = stream.read().decode("utf-8")
@@ -269,6 +275,7 @@ class Materialiser:
             else:
                 self._load_plain(server, database, backup.path(database))
             server.script(database, _fingerprint.extension_owners_sql(about["fingerprint"]["extensions"]), 300)
+            server.script(database, _fingerprint.extension_functions_sql(about["extension_functions"]), 300)
             after = _database.superuser_sql(demoted, False) + _database.rights_sql(database, about["create"])
             after += _fingerprint.settings_sql(database, about["fingerprint"]["settings"])
             server.script("template1", after, 300)
@@ -284,8 +291,25 @@ class Materialiser:
 
     def _load_plain(self, server: Server, database: str, path: str) -> None:
         """Load a gzipped SQL file in one transaction; a line of ours before it keeps psql from running programs."""
-        command = _LOAD_PLAIN.format(key=secrets.token_hex(16), psql=" ".join(Server.psql(database)))
+        command = _LOAD_PLAIN.format(
+            guard="\\restrict " + secrets.token_hex(16) if self._restricting(server) else "--",
+            key=own_key(path),
+            head=_HEAD_LINES,
+            psql=" ".join(Server.psql(database)),
+        )
         self._load(server, ["bash", "-c", command], path)
+
+    @staticmethod
+    def _restricting(server: Server) -> bool:
+        """Whether the psql of the image can be kept from running meta commands (since 17.6, 16.10 and 15.14)."""
+        process = server.popen(["psql", "--help=commands"], subprocess.DEVNULL, subprocess.PIPE)
+        try:
+            output, _errors = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            raise DatabaseFailed("psql did not answer within 30 s") from None
+        finally:
+            end(process)
+        return process.returncode == 0 and b"\\restrict" in output
 
     def _load_custom(self, server: Server, database: str, path: str) -> None:
         command = ["pg_restore", "-h", "127.0.0.1", "-U", SUPERUSER, "-d", database, "--exit-on-error",
@@ -389,6 +413,19 @@ def restricted(sql: str) -> str:
     return "\\restrict {0}\n{1}".format(secrets.token_hex(16), sql)
 
 
+def own_key(path: str) -> str:
+    """Return the key with which a plain dump restricts psql, or a random one for a dump that does not."""
+    try:
+        with gzip.open(path, "rb") as stream:
+            for _number in range(_HEAD_LINES):
+                found = _OWN_KEY.match(stream.readline(200))
+                if found:
+                    return found.group(1).decode("ascii")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise IntegrityFailed("{0} is damaged: {1}".format(os.path.basename(path), error)) from error
+    return secrets.token_hex(32)
+
+
 def scan(path: str) -> None:
     """Read a plain dump of unknown origin for what runs programs, reads files or changes the server.
 
@@ -408,7 +445,7 @@ def scan(path: str) -> None:
                         )
                     )
                 copying = line.startswith(b"COPY ") and line.rstrip().endswith(b"FROM stdin;")
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise IntegrityFailed("{0} is damaged: {1}".format(os.path.basename(path), error)) from error
 
 

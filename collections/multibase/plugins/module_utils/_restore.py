@@ -147,7 +147,7 @@ class RestoreRun:
                 journal.backup,
                 "swapping",
                 [exchange.reversed() for exchange in journal.exchanges],
-                journal.services,
+                users(stack, journal),
                 _iso(self._clock()),
                 self._clock() + self._options.keep_days * 86400,
                 rollback=True,
@@ -198,11 +198,13 @@ class RestoreRun:
         _backup.discard_left_over(self._layout, self._engine, stack.name)
         journal = _restore_journal.read(self._layout, stack.name)
         if journal is None or journal.phase not in _restore_journal.UNFINISHED:
+            if journal is not None and journal.phase == "done":
+                _restore_journal.let_go_of_previous(self._layout, journal)
             return
         if journal.phase != "building":
             self._say("undoing an interrupted restore")
             with _lock.exclusive(self._layout.lock(stack.name), self._options.lock_timeout):
-                self._stop(stack, journal.services)
+                self._stop(stack, users(stack, journal))
                 _restore_journal.unswap(journal.exchanges)
                 self._start(stack, journal.services)
         _restore_journal.undone(self._layout, journal)
@@ -308,11 +310,13 @@ class RestoreRun:
         """Stop, rename, start, ask. Goes back by itself when the new data does not come up."""
         with _lock.exclusive(self._layout.lock(stack.name), self._options.lock_timeout):
             running = [c.service for c in self._engine.containers(stack.project) if c.running]
+            # What did not run before is not started, whichever way this ends.
+            journal.services = [service for service in journal.services if service in running]
             _restore_journal.write(self._layout, journal, "swapping")
             self._say("exchanging the data")
             paused = time.monotonic()
             try:
-                self._stop(stack, journal.services)
+                self._stop(stack, users(stack, journal))
                 _restore_journal.swap(journal.exchanges)
                 _restore_journal.write(self._layout, journal, "swapped")
                 if "db" in running:
@@ -321,13 +325,8 @@ class RestoreRun:
                     self._probe(stack)
             except (MultibaseError, OSError) as error:
                 self._go_back(stack, journal, error)
-        # One restore back is what can be rolled back: what the one before this kept must not pile up.
-        before, journal.previous = journal.previous, None
         _restore_journal.write(self._layout, journal, "done")
-        if before is not None:
-            self._say("letting go of what the restore before this one kept")
-            for exchange in before["exchanges"]:
-                _restore_journal.remove_tree(str(exchange["old"]))
+        _restore_journal.let_go_of_previous(self._layout, journal)
         result.changed = True
         result.kept = [exchange.old for exchange in journal.exchanges if os.path.isdir(exchange.old)]
         result.kept_until = _iso(journal.kept_until)
@@ -335,7 +334,7 @@ class RestoreRun:
     def _go_back(self, stack: Stack, journal: Journal, error: Exception) -> None:
         self._say("that did not work; going back")
         try:
-            self._stop(stack, journal.services)
+            self._stop(stack, users(stack, journal))
             _restore_journal.unswap(journal.exchanges)
             self._start(stack, journal.services)
         except (MultibaseError, OSError) as second:
@@ -406,6 +405,12 @@ class RestoreRun:
                     "; ".join(["{0} is unhealthy".format(name) for name in bad] + ([said] if said else []))
                 )
             time.sleep(_POLL_SECONDS)
+
+
+def users(stack: Stack, journal: Journal) -> List[str]:
+    """Return the services that use the directories of a journal: none may run while they are renamed."""
+    parts = [os.path.basename(exchange.live) for exchange in journal.exchanges]
+    return sorted({service for part in parts for service in _USERS[part]} & stack.services)
 
 
 def _ask_gateway(stack: Stack) -> str:

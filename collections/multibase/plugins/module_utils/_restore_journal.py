@@ -91,6 +91,19 @@ def write(layout: Layout, journal: Journal, phase: str) -> None:
     replace_file(path, (json.dumps(as_dict(journal), indent=1, sort_keys=True) + "\n").encode("utf-8"), 0o600)
 
 
+def let_go_of_previous(layout: Layout, journal: Journal) -> None:
+    """Remove what the restore before this one kept: one restore back is what can be rolled back.
+
+    The journal names it until it is gone, so that a kill in between leaves nothing that nobody knows of.
+    """
+    if journal.previous is None:
+        return
+    for exchange in _from_dict(journal.previous).exchanges:
+        remove_tree(exchange.old)
+    journal.previous = None
+    write(layout, journal, "done")
+
+
 def undone(layout: Layout, journal: Journal) -> None:
     """Record that everything is as before a restore, after the old data is in place again.
 

@@ -22,7 +22,7 @@ from typing import (
     Tuple,
 )
 
-from . import _lock, _registry, _state
+from . import _lock, _registry, _restore_journal, _state
 from ._compose import Compose, Project, last_lines
 from ._engine import SCRATCH_LABEL, Container, Engine, services_of
 from ._errors import ComposeFailed, InvalidInput, MultibaseError, StateCorrupt
@@ -307,6 +307,14 @@ class Runner:
             result.changed, result.actions = True, reasons
             return services, before
         with self._locked(stack) as lock:
+            phase = _restore_journal.pending(self._layout, stack.name)
+            if phase in ("swapping", "swapped"):
+                # Started now, services could run on data of two kinds.
+                raise ComposeFailed(
+                    "a restore of it was interrupted; undo that first: ./multibase restore {0} --recover".format(
+                        stack.name
+                    )
+                )
             # Read again: whoever held the lock may have done it, changed the files, or deleted the instance.
             stack = load_stack(self._layout, stack.name).holding(lock)
             before = self._engine.containers(stack.project)

@@ -20,7 +20,8 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import pytest
 
-from open_faults.backup_support import Ended, Machine, machine, new_name, rewrite_dump
+from ansible_collections.multibase.supabase.plugins.module_utils import _database, _engine, _materialise
+from integration.backup_support import Ended, Machine, machine, new_name, rewrite_dump
 
 
 class Expected(NamedTuple):
@@ -136,8 +137,9 @@ class Writer(threading.Thread):
         number = 0
         with self._journal.open("w") as stream:
             while not self.ended.is_set():
-                command = ["docker", "exec", "-i", self._host.container(self._name).id, "psql", "-X", "-q", "-A", "-t",
-                           "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "supabase_admin", "-d", "postgres"]
+                box = self._host.container(self._name).id
+                client = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U"]
+                command = ["docker", "exec", "-i", box, *client, "supabase_admin", "-d", "postgres"]
                 process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
                 )
@@ -333,6 +335,12 @@ def test_hostile_dump_that_the_reading_misses_runs_no_program(host: Machine, tak
     refused(ended, 16, 19)
     assert "restricted" in ended.said and planted == [], ended
     assert list(witness.rglob("from-a-dump")) == []
+
+
+def test_guard_against_programs_is_always_set(host: Machine, taken: Expected) -> None:
+    """psql can be restricted, and that is seen each time: a pipe that breaks is no answer."""
+    server = _database.Server(host.container(taken.name).id, _engine.DEFAULT_HOST, "test")
+    assert all(_materialise.Materialiser._restricting(server) for _ in range(30))
 
 
 def test_dump_that_ends_in_an_error(host: Machine, taken: Expected, foreign: Path) -> None:
