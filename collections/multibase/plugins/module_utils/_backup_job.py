@@ -179,7 +179,8 @@ def read_settings(layout: Layout, name: str) -> Dict[str, Any]:
         known = read_json(os.path.join(layout.state, SETTINGS_FILE))
     except StateCorrupt:
         return {}
-    return dict(known.get(name) or {}) if isinstance(known, dict) else {}
+    found = known.get(name) if isinstance(known, dict) else None
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def is_overdue(settings: Mapping[str, Any], state: Mapping[str, Any], since: float, now: float) -> bool:
@@ -197,17 +198,24 @@ def is_overdue(settings: Mapping[str, Any], state: Mapping[str, Any], since: flo
 
 
 def overdue(layout: Layout, name: str, now: float) -> bool:
-    """Whether a backup of an instance is overdue."""
-    try:
-        since = os.stat(os.path.join(layout.state, SETTINGS_FILE)).st_mtime
-    except FileNotFoundError:
-        return False
+    """Whether a backup of an instance is overdue. Nothing is before its schedule was first seen."""
     state = read_state(layout, name)
+    settings = read_settings(layout, name)
+    if state.get("schedule") != settings.get("schedule"):
+        return False
     try:
-        return is_overdue(read_settings(layout, name), state, 0.0 if state.get("last_success") else since, now)
+        return is_overdue(settings, state, float(state.get("scheduled_since") or 0), now)
     except InvalidInput:
         # Somebody edited the file; the other instances' backups must not suffer from it.
         return True
+
+
+def note_schedules(layout: Layout, now: float) -> None:
+    """Remember since when each instance has the schedule that it has."""
+    for name in layout.instance_names():
+        state, schedule = read_state(layout, name), read_settings(layout, name).get("schedule")
+        if state.get("schedule") != schedule:
+            write_state(layout, name, {**state, "schedule": schedule, "scheduled_since": now})
 
 
 def metrics(states: Mapping[str, Mapping[str, Any]], late: Collection[str]) -> str:
@@ -226,7 +234,8 @@ def metrics(states: Mapping[str, Mapping[str, Any]], late: Collection[str]) -> s
 
 def write_metrics(layout: Layout, now: float) -> None:
     """Write the Prometheus textfile; the instances are those that are there."""
-    path = os.path.join(layout.state, METRICS_FILE)
+    note_schedules(layout, now)
+    path = os.path.join(layout.root, METRICS_FILE)
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     states = {name: read_state(layout, name) for name in layout.instance_names()}
     late = [name for name in states if overdue(layout, name, now)]

@@ -84,6 +84,11 @@ class Layout:
         return os.path.join(self.state, "backup.key")
 
     @property
+    def catch_up_lock(self) -> str:
+        """Held while missed backups are taken, so that two runs do not take them twice."""
+        return os.path.join(self.state, "locks", "_catch-up.lock")
+
+    @property
     def registry_lock(self) -> str:
         # No instance can have this name: a name begins with a letter.
         return os.path.join(self.state, "locks", "_registry.lock")

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-from . import _backup, _backup_job, _catalogue, _restore, _retention, _schedule
+from . import _backup, _backup_job, _catalogue, _lock, _restore, _retention, _schedule
 from ._compose import Compose
 from ._engine import DEFAULT_HOST, connect
 from ._errors import MultibaseError
@@ -118,7 +118,8 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
     if args.command == "backup":
         return [_backup_of(host, args.name, args, say)]
     if args.command == "catch-up":
-        return _catch_up(host, _backup_job.due_now(layout, now), args, say)
+        with _lock.exclusive(layout.catch_up_lock, args.lock_timeout):
+            return _catch_up(host, _backup_job.due_now(layout, now), args, say)
     if args.command == "prune":
         chosen = _backup_job.read_settings(layout, args.name)
         policy = policy_of(chosen) or _retention.Policy(keep_last=7)
@@ -141,6 +142,9 @@ def _catch_up(host: _backup_job.Host, names: List[str], args: argparse.Namespace
     """Take the backups that were missed; one that fails does not keep the others from being taken."""
     done, first = [], None
     for name in names:
+        # A run that began at its own time may have taken it meanwhile.
+        if not _backup_job.overdue(host.layout, name, time.time()):
+            continue
         try:
             done.append(_backup_of(host, name, args, say))
         except MultibaseError as error:
