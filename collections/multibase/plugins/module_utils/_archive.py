@@ -9,19 +9,34 @@ and sockets are left out, and unpacking refuses whatever would lie outside its d
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import os
+import re
 import stat
 import tarfile
 import zlib
 from dataclasses import dataclass
-from typing import IO, Any, Dict, Iterator, List, Mapping, Tuple, cast
+from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Tuple, cast
 
 from ._errors import BackupFailed, IntegrityFailed
 
 # What GNU tar and star call them, so that `tar --xattrs` reads the files too.
 _ATTRIBUTE = "SCHILY.xattr."
+_ESCAPE = re.compile(rb"%([0-9A-F]{2})")
+_NOT_OURS = frozenset(
+    (
+        errno.EEXIST,
+        errno.ELOOP,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+        errno.ENOENT,
+        errno.EOVERFLOW,
+    )
+)
 _CHUNK = 1 << 20
 # Storage keeps objects that are mostly compressed already.
 _LEVEL = 1
@@ -53,30 +68,55 @@ class _Hashing:
         return data
 
 
-def _walk(top: str, relative: str = "") -> Iterator[Tuple[str, os.stat_result]]:
-    """Yield everything below ``top``, sorted, as (relative path, status); a link is itself."""
-    try:
-        entries = sorted(os.scandir(os.path.join(top, relative)), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        below = os.path.join(relative, entry.name) if relative else entry.name
+def _open_directory(name: str, parent: Optional[int] = None) -> int:
+    """Open a directory, never through a link: in ``parent``, an open directory, or by its path."""
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+
+
+def _walk(directory: int, relative: str) -> Iterator[Tuple[int, str, str]]:
+    """Yield everything below an open directory, sorted, as (open parent, name in it, path for the archive).
+
+    A container may replace a directory by a link at any moment: each is opened from its open parent, and what is no
+    directory any more is not gone into. A directory is yielded before what is in it.
+    """
+    for name in sorted(os.listdir(directory)):
+        below = os.path.join(relative, name)
+        yield directory, name, below
         try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:  # deleted since it was listed
-            continue
-        yield below, status
-        if stat.S_ISDIR(status.st_mode):
-            yield from _walk(top, below)
+            child = _open_directory(name, directory)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
+                continue
+            raise
+        try:
+            yield from _walk(child, below)
+        finally:
+            os.close(child)
 
 
-def _attributes(path: str) -> Dict[str, str]:
-    """Return the extended attributes of the user namespace; bytes that are no UTF-8 as surrogates, as in tarfile."""
+def _attributes(file: int) -> Dict[str, str]:
+    """Return the extended attributes of an open file; bytes that are no UTF-8 as surrogates, as in tarfile."""
     found = {}
-    for name in sorted(os.listxattr(path, follow_symlinks=False)):
+    for name in sorted(os.listxattr(file)):
         if name.startswith("user."):
-            found[name] = os.getxattr(path, name, follow_symlinks=False).decode("utf-8", "surrogateescape")
+            found[name] = os.getxattr(file, name).decode("utf-8", "surrogateescape")
     return found
+
+
+def _quoted(name: str) -> str:
+    """Return the name of an attribute as a keyword of a tar header, escaped as GNU tar does."""
+    escaped = []
+    for character in name:
+        code = ord(character)
+        if character in "%=\n" or 0xDC80 <= code <= 0xDCFF:
+            escaped.append("%{0:02X}".format(code & 0xFF))
+        else:
+            escaped.append(character)
+    return "".join(escaped)
+
+
+def _unquoted(keyword: str) -> str:
+    return os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found.group(1), 16)]), os.fsencode(keyword)))
 
 
 def _line(name: str, kind: str, content: str, attributes: Mapping[str, str]) -> bytes:
@@ -96,59 +136,86 @@ def pack(stream: IO[bytes], sources: List[Tuple[str, str]]) -> Contents:
         tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as archive,
     ):
         for prefix, source in sources:
-            entries: Iterator[Tuple[str, os.stat_result]]
-            if os.path.isfile(source) and not os.path.islink(source):
-                entries = iter([("", os.lstat(source))])
-            else:
-                entries = _walk(source)
-            for relative, status in entries:
-                path = os.path.join(source, relative) if relative else source
-                member = os.path.join(prefix, relative) if relative else prefix
-                line, added = _add(archive, member, path, status)
-                if line:
-                    digest.update(line)
+            for parent, name, member in _entries(prefix, source):
+                line, added = _add(archive, member, parent, name)
+                digest.update(line)
                 if added is not None:
                     count, size = count + 1, size + added
     return Contents(count, size, digest.hexdigest())
 
 
-def _add(archive: tarfile.TarFile, member: str, path: str, status: os.stat_result) -> Tuple[bytes, Any]:
-    """Add one entry; return its line of the digest, and the size of a regular file."""
-    info = tarfile.TarInfo(member)
-    info.mode, info.uid, info.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
-    info.mtime = int(status.st_mtime)
-    if stat.S_ISDIR(status.st_mode):
-        info.type = tarfile.DIRTYPE
-        archive.addfile(info)
-        return _line(member, "directory", "", {}), None
-    if stat.S_ISLNK(status.st_mode):
-        info.type, info.linkname = tarfile.SYMTYPE, os.readlink(path)
-        archive.addfile(info)
-        return _line(member, "link", info.linkname, {}), None
-    if not stat.S_ISREG(status.st_mode):
-        return b"", None
+def _entries(prefix: str, source: str) -> Iterator[Tuple[int, str, str]]:
+    """Yield a source that is a file, or all that is in it when it is a directory, as ``_walk`` does."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        parent = os.open(os.path.dirname(source), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return b"", None
+        return
+    try:
+        try:
+            directory = _open_directory(os.path.basename(source), parent)
+        except NotADirectoryError:
+            yield parent, os.path.basename(source), prefix
+            return
+        except FileNotFoundError:
+            return
+        try:
+            yield from _walk(directory, prefix)
+        finally:
+            os.close(directory)
+    finally:
+        os.close(parent)
+
+
+def _add(archive: tarfile.TarFile, member: str, parent: int, name: str) -> Tuple[bytes, Optional[int]]:
+    """Add one entry; return its line of the digest, and the size of a regular file. What vanished is nothing."""
+    try:
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        info = tarfile.TarInfo(member)
+        if stat.S_ISDIR(status.st_mode):
+            info.type = tarfile.DIRTYPE
+            archive.addfile(_owned(info, status))
+            return _line(member, "directory", "", {}), None
+        if stat.S_ISLNK(status.st_mode):
+            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=parent)
+            archive.addfile(_owned(info, status))
+            return _line(member, "link", info.linkname, {}), None
+        if not stat.S_ISREG(status.st_mode):
+            return b"", None
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
+    except OSError as error:
+        # Gone, or another thing than a moment ago.
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.EINVAL, errno.ENXIO):
+            return b"", None
+        raise
     with open(descriptor, "rb") as stream:
-        attributes = _attributes(path)
-        info.size = os.fstat(descriptor).st_size
-        info.pax_headers = {_ATTRIBUTE + name: value for name, value in attributes.items()}
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return b"", None
+        attributes = _attributes(descriptor)
+        info.size = status.st_size
+        info.pax_headers = {_ATTRIBUTE + _quoted(key): value for key, value in attributes.items()}
         source = _Hashing(stream)
         try:
-            archive.addfile(info, cast("IO[bytes]", source))
+            archive.addfile(_owned(info, status), cast("IO[bytes]", source))
         except OSError as error:
             if str(error) == "unexpected end of data":
-                raise BackupFailed("{0} became shorter while it was read; run the backup again".format(path)) from error
+                raise BackupFailed(
+                    "{0} became shorter while it was read; run the backup again".format(member)
+                ) from error
             raise
     return _line(member, "file", source.hash.hexdigest(), attributes), info.size
 
 
+def _owned(info: tarfile.TarInfo, status: os.stat_result) -> tarfile.TarInfo:
+    info.mode, info.uid, info.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+    info.mtime = int(status.st_mtime)
+    return info
+
+
 def _check(info: tarfile.TarInfo, place: str) -> None:
     parts = info.name.split("/")
-    if info.name.startswith("/") or ".." in parts or "\x00" in info.name or not info.name:
-        raise IntegrityFailed("{0} holds the path {1!r}, which leads out of it".format(place, info.name))
+    if any(part in ("", ".", "..") for part in parts) or "\x00" in info.name:
+        raise IntegrityFailed("{0} holds {1!r}, which is no path within it".format(place, info.name))
     if not (info.isreg() or info.isdir() or info.issym()):
         raise IntegrityFailed(
             "{0} holds {1!r}, which is neither a file, a directory nor a link".format(place, info.name)
@@ -181,7 +248,7 @@ def unpack(stream: IO[bytes], targets: Mapping[str, str], place: str) -> Content
             for info in archive:
                 _check(info, place)
                 attributes = {
-                    key[len(_ATTRIBUTE) :]: value
+                    _unquoted(key[len(_ATTRIBUTE) :]): value
                     for key, value in info.pax_headers.items()
                     if key.startswith(_ATTRIBUTE + "user.")
                 }
@@ -209,7 +276,12 @@ def unpack(stream: IO[bytes], targets: Mapping[str, str], place: str) -> Content
             # To the end: the checksum stands there.
             while packed.read(_CHUNK):
                 pass
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, UnicodeError, ValueError) as error:
+    except OSError as error:
+        # A name that is there already, a way through a link: no archive of ours has those. A full disk is no such.
+        if error.errno is not None and error.errno not in _NOT_OURS:
+            raise
+        raise IntegrityFailed("{0} is damaged: {1}".format(place, error)) from error
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError) as error:
         raise IntegrityFailed("{0} is damaged: {1}".format(place, error)) from error
     return Contents(count, size, digest.hexdigest())
 

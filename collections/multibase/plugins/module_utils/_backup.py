@@ -356,6 +356,13 @@ class BackupRun:
                  if os.path.lexists(os.path.join(project, name))],
             ),
         ]  # fmt: skip
+        links = [path for _part, _secret, sources in parts for _prefix, path in sources if os.path.islink(path)]
+        if links:
+            raise Refused(
+                "{0} is a link, and links are not followed: its data would be missing. Mount the directory there".format(
+                    ", ".join(links)
+                )
+            )
         for part, secret, sources in parts:
             self._say("packing {0}".format(part))
             base = "{0}.{1}.tar.gz".format(manifest["stem"], part)
