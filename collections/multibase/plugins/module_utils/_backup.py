@@ -356,10 +356,11 @@ class BackupRun:
                  if os.path.lexists(os.path.join(project, name))],
             ),
         ]  # fmt: skip
-        links = [path for _part, _secret, sources in parts for _prefix, path in sources if os.path.islink(path)]
+        sources_of_all = [path for _part, _secret, sources in parts for _prefix, path in sources]
+        links = [path for path in sources_of_all if os.path.islink(path)]
         if links:
             raise Refused(
-                "{0} is a link, and links are not followed: its data would be missing. Mount the directory there".format(
+                "{0} is a link, and links are not followed: its data would be missing. Mount the data there".format(
                     ", ".join(links)
                 )
             )

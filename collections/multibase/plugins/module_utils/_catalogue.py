@@ -20,15 +20,16 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional
 
-from ._errors import IntegrityFailed, UnknownInstance
+from ._errors import IntegrityFailed, StateCorrupt, UnknownInstance
 from ._layout import Layout
 from ._publish import discard_temporary_files, replace_file, sync_directory, write_new
 
 SCHEMA = 1
 MANIFEST = ".manifest.json"
 PARTIAL = ".partial"
-STEM = re.compile(r"\d{8}T\d{9}Z\Z")
-_PART = re.compile(r"(?P<stem>\d{8}T\d{9}Z)\.[A-Za-z0-9_.-]+\Z")
+STEM = re.compile(r"[0-9]{8}T[0-9]{9}Z\Z")
+_PART = re.compile(r"(?P<stem>[0-9]{8}T[0-9]{9}Z)\.[A-Za-z0-9_.-]+\Z")
+_KEY_BYTES = 32
 _CHUNK = 1 << 20
 
 
@@ -93,8 +94,8 @@ def signing_key(layout: Layout) -> bytes:
     path = layout.signing_key
     if not os.path.exists(path):
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        temporary = "{0}.{1}".format(path, os.getpid())
-        write_new(temporary, secrets.token_bytes(32), 0o600, sync=True)
+        temporary = "{0}.{1}".format(path, secrets.token_hex(8))
+        write_new(temporary, secrets.token_bytes(_KEY_BYTES), 0o600, sync=True)
         try:
             # Whoever was first keeps its key: a link cannot replace a file.
             os.link(temporary, path)
@@ -104,7 +105,11 @@ def signing_key(layout: Layout) -> bytes:
             os.unlink(temporary)
         sync_directory(os.path.dirname(path))
     with open(path, "rb") as stream:
-        return stream.read()
+        key = stream.read()
+    if len(key) != _KEY_BYTES:
+        # With an empty key anybody could sign.
+        raise StateCorrupt("{0} has {1} bytes instead of {2}; put it back".format(path, len(key), _KEY_BYTES))
+    return key
 
 
 def signature(manifest: Mapping[str, Any], key: bytes) -> str:
@@ -148,6 +153,7 @@ def recover(directory: str) -> List[str]:
     """
     finished = []
     entries = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+    entries = [entry for entry in entries if not os.path.isdir(os.path.join(directory, entry))]
     discard_temporary_files(directory)
     for entry in entries:
         if not entry.endswith(MANIFEST + PARTIAL) or not _PART.match(entry):
@@ -156,8 +162,11 @@ def recover(directory: str) -> List[str]:
         try:
             with open(staged, encoding="utf-8") as stream:
                 manifest = json.load(stream)
+            _check_parts(manifest["parts"], entry[: -len(MANIFEST + PARTIAL)], staged)
             names = [os.path.join(directory, name) for name in manifest["parts"]]
-        except (ValueError, KeyError, TypeError):
+            if manifest["stem"] != entry[: -len(MANIFEST + PARTIAL)]:
+                continue
+        except (ValueError, KeyError, TypeError, RecursionError, IntegrityFailed):
             continue
         if all(os.path.isfile(name) or os.path.isfile(name + PARTIAL) for name in names):
             _finish(directory, staged, manifest)
@@ -182,23 +191,34 @@ def read(layout: Layout, directory: str, stem: str) -> Backup:
     try:
         with open(path, encoding="utf-8") as stream:
             manifest = json.load(stream)
+        stem_time(stem)
     except FileNotFoundError:
         raise UnknownInstance("there is no backup {0} in {1}".format(stem, directory)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityFailed("{0} is damaged: {1}".format(path, error)) from error
-    if not isinstance(manifest, dict) or manifest.get("stem") != stem or not isinstance(manifest.get("parts"), dict):
+    if not isinstance(manifest, dict) or manifest.get("stem") != stem:
         raise IntegrityFailed("{0} is no manifest of this backup".format(path))
     if manifest.get("schema") != SCHEMA:
         raise IntegrityFailed(
             "{0} has schema {1!r}; this version of Multibase reads {2}".format(path, manifest.get("schema"), SCHEMA)
         )
-    for name in manifest["parts"]:
+    _check_parts(manifest.get("parts"), stem, path)
+    given = str(manifest.get("signature", "")).encode("utf-8", "surrogatepass")
+    signed = hmac.compare_digest(given, signature(manifest, signing_key(layout)).encode("ascii"))
+    return Backup(directory, stem, manifest, signed)
+
+
+def _check_parts(parts: Any, stem: str, path: str) -> None:
+    """Check what a manifest says of its files. Raises IntegrityFailed."""
+    if not isinstance(parts, dict):
+        raise IntegrityFailed("{0} names no files".format(path))
+    for name, about in parts.items():
         found = _PART.match(name)
         if not found or found.group("stem") != stem:
             raise IntegrityFailed("{0} names the file {1!r}, which is not of this backup".format(path, name))
-    given = str(manifest.get("signature", ""))
-    signed = hmac.compare_digest(given, signature(manifest, signing_key(layout)))
-    return Backup(directory, stem, manifest, signed)
+        right = isinstance(about, dict) and isinstance(about.get("part"), str) and isinstance(about.get("sha256"), str)
+        if not right or not isinstance(about.get("size"), int) or about["size"] < 0:
+            raise IntegrityFailed("{0} does not say what the file {1!r} is".format(path, name))
 
 
 def listing(layout: Layout, name: str) -> List[Backup]:
@@ -208,7 +228,7 @@ def listing(layout: Layout, name: str) -> List[Backup]:
     for stem in stems(directory):
         try:
             found.append(read(layout, directory, stem))
-        except IntegrityFailed:
+        except (IntegrityFailed, UnknownInstance):  # damaged, or deleted since it was listed
             continue
     return found
 

@@ -79,8 +79,9 @@ def discard_temporary_files(directory: str) -> None:
     except FileNotFoundError:
         return
     for entry in entries:
-        if entry.endswith(_TEMPORARY_SUFFIX):
-            _discard(os.path.join(directory, entry))
+        path = os.path.join(directory, entry)
+        if entry.endswith(_TEMPORARY_SUFFIX) and not os.path.isdir(path):
+            _discard(path)
 
 
 def _discard(path: str) -> None:

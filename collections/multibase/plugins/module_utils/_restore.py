@@ -262,6 +262,9 @@ class RestoreRun:
     ) -> None:
         """Make the new directories, and check them. Raises RestoreFailed; nothing that is in use was touched."""
         for part, exchange in exchanges.items():
+            # Each exchange has two sides, so that what lies where always tells how far it came.
+            if not os.path.isdir(exchange.live):
+                os.mkdir(exchange.live, 0o755)
             _restore_journal.remove_tree(exchange.new)
             if part == "custom":
                 _backup.prepare_custom(self._layout, stack.name, backup, exchange.new)

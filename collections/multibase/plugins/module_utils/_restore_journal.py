@@ -21,6 +21,7 @@ from ._publish import replace_file, sync_directory
 SCHEMA = 1
 # building: new directories are being made; swapping: renames are under way; swapped: the new data is in place but not
 # proven; done: it is proven and the old data is kept; undone: the old data is back.
+_CONFLICT = "{0}, {1} and {2} are all there; nobody can say which is which"
 UNFINISHED = ("building", "swapping", "swapped")
 
 
@@ -132,6 +133,8 @@ def pending(layout: Layout, name: str) -> Optional[str]:
 
 def plan(journal_id: str, live: str) -> Exchange:
     """Return the exchange of one directory. Raises Refused for a mount point, which cannot be renamed."""
+    if os.path.islink(live) or (os.path.lexists(live) and not os.path.isdir(live)):
+        raise Refused("{0} is no directory; a restore exchanges directories. Mount the data there".format(live))
     if os.path.ismount(live):
         raise Refused("{0} is a mount point; a restore renames it. Mount the directory above it instead".format(live))
     parent, base = os.path.split(live)
@@ -146,7 +149,9 @@ def swap(exchanges: List[Exchange]) -> None:
     """Put every new directory in place of the live one, which is kept; goes on where an earlier call was killed."""
     for exchange in exchanges:
         if os.path.lexists(exchange.new):
-            if os.path.lexists(exchange.live) and not os.path.lexists(exchange.old):
+            if os.path.lexists(exchange.live):
+                if os.path.lexists(exchange.old):
+                    raise StateCorrupt(_CONFLICT.format(exchange.live, exchange.new, exchange.old))
                 os.rename(exchange.live, exchange.old)
             os.rename(exchange.new, exchange.live)
             sync_directory(os.path.dirname(exchange.live))
@@ -159,11 +164,7 @@ def unswap(exchanges: List[Exchange]) -> None:
             continue
         if os.path.lexists(exchange.live):
             if os.path.lexists(exchange.new):
-                raise StateCorrupt(
-                    "{0}, {1} and {2} are all there; nobody can say which is which".format(
-                        exchange.live, exchange.new, exchange.old
-                    )
-                )
+                raise StateCorrupt(_CONFLICT.format(exchange.live, exchange.new, exchange.old))
             os.rename(exchange.live, exchange.new)
         os.rename(exchange.old, exchange.live)
         sync_directory(os.path.dirname(exchange.live))
@@ -171,5 +172,7 @@ def unswap(exchanges: List[Exchange]) -> None:
 
 def remove_tree(path: str) -> None:
     """Remove a directory that is ours, if it is there. Links in it are removed, not followed."""
-    if os.path.lexists(path):
+    if os.path.islink(path):
+        os.unlink(path)
+    elif os.path.lexists(path):
         shutil.rmtree(path)

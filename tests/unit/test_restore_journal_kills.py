@@ -102,15 +102,6 @@ def test_three_directories_are_a_conflict_and_stay(tmp_path: Path, action: str) 
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
 
-def test_a_directory_that_was_not_there_is_not_there_when_it_is_undone(tmp_path: Path) -> None:
-    exchanges = make(tmp_path / "x")[:1]
-    shutil.rmtree(exchanges[0].live)
-    _restore_journal.swap(exchanges)
-    assert said(exchanges) == [["newdata", "", ""]]
-    _restore_journal.unswap(exchanges)
-    assert said(exchanges) == [["", "newdata", ""]]
-
-
 def test_a_link_in_place_of_what_is_removed_is_removed_itself(tmp_path: Path) -> None:
     (tmp_path / "keep").mkdir()
     (tmp_path / "keep" / "f").write_text("x")

@@ -103,11 +103,11 @@ def settings(layout: Layout, since: float = NOW - 100 * DAY, **known: Any) -> No
     path = Path(layout.state, _backup_job.SETTINGS_FILE)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(known))
-    os.utime(path, (since, since))
+    _backup_job.note_schedules(layout, since)
 
 
 def metrics_of(layout: Layout) -> Dict[Tuple[str, str], float]:
-    return exposition(Path(layout.state, _backup_job.METRICS_FILE).read_text())
+    return exposition(Path(layout.root, _backup_job.METRICS_FILE).read_text())
 
 
 def exposition(text: str) -> Dict[Tuple[str, str], float]:
@@ -295,7 +295,7 @@ def test_metrics_are_what_prometheus_reads(layout: Layout) -> None:
 def test_metrics_of_a_host_are_readable_by_others(layout: Layout) -> None:
     instance(layout, "beta")
     _backup_job.write_metrics(layout, NOW)
-    path = Path(layout.state, _backup_job.METRICS_FILE)
+    path = Path(layout.root, _backup_job.METRICS_FILE)
     assert path.stat().st_mode & 0o777 == 0o644
     assert {name for _metric, name in metrics_of(layout)} == {"acme", "beta"}
 
