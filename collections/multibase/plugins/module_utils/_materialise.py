@@ -20,7 +20,7 @@ import tempfile
 import time
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import _archive, _catalogue, _database, _fingerprint
 from ._compose import Compose
@@ -28,6 +28,7 @@ from ._database import SUPERUSER, DatabaseFailed, Server, end, quote_identifier,
 from ._engine import SCRATCH_LABEL, Engine
 from ._errors import EngineUnavailable, IntegrityFailed, NoSpace, Refused, VerificationFailed
 from ._publish import sync_filesystem
+from ._sql_lines import Scanner
 from ._stacks import Stack, redact
 
 DATABASES = ("postgres", "_supabase")
@@ -45,13 +46,22 @@ _SETTINGS = (
     "fsync=off", "full_page_writes=off", "synchronous_commit=off", "autovacuum=off", "max_wal_size=4GB",
     "archive_mode=off", "cron.launch_active_jobs=off",
 )  # fmt: skip
-_PASSWORD = re.compile(rb" PASSWORD '(?:[^']|'')*'")
-_ROLE_PASSWORD = re.compile(r"ALTER ROLE (?:\"((?:[^\"]|\"\")+)\"|(\w+)) WITH .* PASSWORD '((?:[^']|'')*)'")
-_HOSTILE = re.compile(
-    rb"(?i)\bFROM\s+PROGRAM\b|\bTO\s+PROGRAM\b|\blo_(?:import|export)\b|\bALTER\s+SYSTEM\b|\bpg_(?:read|write)_(?:server_)?file"
-    rb"|\bCREATE\s+(?:OR\s+REPLACE\s+)?(?:TRUSTED\s+)?(?:PROCEDURAL\s+)?LANGUAGE\b|\bLANGUAGE\s+'?\"?(?:c|plpython3?u|plperlu)\b"
-    rb"|^\\(?!unrestrict\b|restrict\b|\.)"
+_PASSWORD = re.compile(
+    r"^((?:ALTER|CREATE) ROLE (?:\"(?:[^\"]|\"\")+\"|\w+) WITH [A-Z0-9 -]*?) PASSWORD '(?:[^']|'')*'"
 )
+_ROLE_PASSWORD = re.compile(r"ALTER ROLE (?:\"((?:[^\"]|\"\")+)\"|(\w+)) WITH .* PASSWORD '((?:[^']|'')*)'")
+# What runs programs, reads or writes files of the server, or changes how it, or psql, reads what follows. White space
+# is one blank each, and comments are gone.
+_HOSTILE = re.compile(
+    rb"(?i)\b(?:FROM|TO) PROGRAM\b|\bCOPY\b[^;]*?\b(?:FROM|TO) ?(?:E?'|\$)"
+    rb"|\blo_(?:import|export)\b|\bALTER SYSTEM\b|\bpg_(?:read|write)_\w*file\b|\bpg_ls_\w+"
+    rb"|\bCREATE (?:OR REPLACE )?(?:TRUSTED )?(?:PROCEDURAL )?LANGUAGE\b"
+    rb"|\bLANGUAGE ?'?\"?(?:c|internal|plpython\w*|plperlu)\b"
+    rb"|\bstandard_conforming_strings\b(?! = on\b)|\bCREATE SUBSCRIPTION\b|\bLOAD ?'"
+)
+_COMMENTS = re.compile(rb"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_BLANKS = re.compile(rb"\s+")
+_OWN_COMMAND = re.compile(rb"\\(?:un)?restrict [A-Za-z0-9]+\s*$")
 
 # Restricted, psql runs no meta command, as \\! is one. It takes no second such line, so that of the dump itself goes,
 # and its counterpart at the end: by the dump's own random key, which no row, comment or function body can have.
@@ -138,9 +148,13 @@ class Materialiser:
             )
         _catalogue.check_files(backup)
         if not backup.signed:
-            for database in DATABASES:
-                if backup.has(database) and backup.manifest["format"] == "plain":
-                    scan(backup.path(database))
+            if backup.manifest["format"] != "plain":
+                raise Refused(
+                    "backup {0} was not signed and is no plain SQL: it cannot be looked into".format(backup.stem)
+                )
+            for part in (*DATABASES, "globals"):
+                if backup.has(part):
+                    scan(backup.path(part))
 
     def run(self, backup: _catalogue.Backup, target: Target, passwords: Mapping[str, str]) -> Outcome:
         """Materialise a backup into the directories of ``target`` (which exist and are empty) and compare it.
@@ -360,13 +374,10 @@ def scratch_options(
 
     Only what creates a cluster is mounted, read-only, beside the two directories of the target.
     """
-    binds = {
-        target.data: {"bind": DATA_TARGET, "mode": "rw"},
-        target.custom: {"bind": CUSTOM_TARGET, "mode": "rw"},
-    }
+    mounts = [_mount(target.data, DATA_TARGET, False), _mount(target.custom, CUSTOM_TARGET, False)]
     for mount in service.get("volumes") or []:
         if mount.get("type") == "bind" and mount["target"] not in (DATA_TARGET, CUSTOM_TARGET):
-            binds[mount["source"]] = {"bind": mount["target"], "mode": "ro"}
+            mounts.append(_mount(mount["source"], mount["target"], True))
     command = list(service.get("command") or ["postgres"])
     for setting in _SETTINGS:
         command += ["-c", setting]
@@ -376,10 +387,9 @@ def scratch_options(
         "environment": {name: value for name, value in (service.get("environment") or {}).items() if value is not None},
         "labels": {SCRATCH_LABEL: target.stack.name},
         "stop_signal": "SIGINT",
-        "volumes": [bind["bind"] for bind in binds.values()],
     }
     host_options: Dict[str, Any] = {
-        "binds": binds,
+        "mounts": mounts,
         "security_opt": ["no-new-privileges:true"],
         "pids_limit": 512,
         "shm_size": 256 << 20,
@@ -391,15 +401,17 @@ def scratch_options(
     return options, host_options
 
 
+def _mount(source: str, inside: str, read_only: bool) -> Dict[str, Any]:
+    return {"Type": "bind", "Source": source, "Target": inside, "ReadOnly": read_only}
+
+
 def without_passwords(globals_sql: str) -> str:
     """Return the text of ``pg_dumpall --globals-only`` without passwords, and without meta commands."""
     lines = []
     for line in globals_sql.split("\n"):
         if line.startswith("\\"):
             continue
-        if line.startswith(("ALTER ROLE ", "CREATE ROLE ")):
-            line = _PASSWORD.sub(b"", line.encode("utf-8")).decode("utf-8")
-        lines.append(line)
+        lines.append(_PASSWORD.sub(r"\1", line))
     return "\n".join(lines)
 
 
@@ -429,24 +441,52 @@ def own_key(path: str) -> str:
 def scan(path: str) -> None:
     """Read a plain dump of unknown origin for what runs programs, reads files or changes the server.
 
-    Raises Refused naming the first line. Rows of COPY blocks are data and are passed over.
+    Raises Refused naming the line. It is one defence of three: what it cannot see, as SQL that a function puts
+    together, runs in a container without a network that reaches nothing but the new data, under a psql that runs no
+    programs.
     """
-    copying = False
     with gzip.open(path, "rb") as stream:
         try:
-            for number, line in enumerate(stream, 1):
-                if copying:
-                    copying = line.rstrip(b"\r\n") != b"\\."
-                    continue
-                if _HOSTILE.search(line):
-                    raise Refused(
-                        "{0}, line {1}: {2!r} runs programs, reads files or changes the server".format(
-                            os.path.basename(path), number, line[:120].decode("utf-8", "replace").strip()
-                        )
-                    )
-                copying = line.startswith(b"COPY ") and line.rstrip().endswith(b"FROM stdin;")
+            _scan(stream, os.path.basename(path))
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise IntegrityFailed("{0} is damaged: {1}".format(os.path.basename(path), error)) from error
+
+
+def _scan(lines: Iterable[bytes], name: str) -> None:
+    scanner = Scanner()
+    statement: List[bytes] = []
+    first = 0
+    for number, line in enumerate(lines, 1):
+        row, begins = scanner.copying, scanner.resting
+        scanner.read(line)
+        if row:
+            continue
+        if begins and not statement:
+            first = number
+        if scanner.command and not _OWN_COMMAND.match(line):
+            raise Refused(_REFUSAL.format(name, number, _shown(line)))
+        statement.append(line)
+        if scanner.resting:
+            _check_statement(b"".join(statement), name, first)
+            statement = []
+    _check_statement(b"".join(statement), name, first)
+    if scanner.copying or not scanner.resting:
+        raise Refused("{0} ends in the middle of a statement".format(name))
+
+
+_REFUSAL = "{0}, line {1}: {2!r} runs programs, reads files or changes the server"
+
+
+def _check_statement(statement: bytes, name: str, number: int) -> None:
+    """Refuse a statement that is hostile as it stands, or once its comments are out; those may stand in a text."""
+    for text in (statement, _COMMENTS.sub(b" ", statement)):
+        found = _HOSTILE.search(_BLANKS.sub(b" ", text))
+        if found:
+            raise Refused(_REFUSAL.format(name, number, _shown(found.group())))
+
+
+def _shown(text: bytes) -> str:
+    return text[:120].decode("utf-8", "replace").strip()
 
 
 def saved_passwords(backup: _catalogue.Backup) -> Dict[str, str]:
