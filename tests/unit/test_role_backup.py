@@ -314,7 +314,7 @@ def test_the_launcher_runs_from_any_root(tmp_path: Path) -> None:
 
     assert "usage: multibase-host" in run("--help")
     run("metrics")
-    assert (root / "state" / _backup_job.METRICS_FILE).is_file(), "the launcher hands its root on"
+    assert (root / _backup_job.METRICS_FILE).is_file(), "the launcher hands its root on"
 
 
 def test_the_host_is_compared_with_what_is_shipped(tmp_path: Path) -> None:
