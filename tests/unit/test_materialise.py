@@ -152,10 +152,10 @@ def test_a_damaged_dump_is_damaged_wherever_it_is(tmp_path: Path) -> None:
 # Roles and passwords
 
 
-def globals_backup(directory: Path, text: str) -> Backup:
-    name = STEM + ".globals.sql.gz"
+def part_backup(directory: Path, part: str, text: str) -> Backup:
+    name = "{0}.{1}.sql.gz".format(STEM, part)
     (directory / name).write_bytes(gzip.compress(text.encode("utf-8")))
-    return Backup(str(directory), STEM, {"parts": {name: {"part": "globals", "size": 1, "sha256": ""}}}, True)
+    return Backup(str(directory), STEM, {"parts": {name: {"part": part, "size": 1, "sha256": ""}}}, True)
 
 
 ROLES = (
@@ -175,8 +175,11 @@ ROLES = (
 
 
 def test_passwords_are_read_with_the_names_of_their_roles(tmp_path: Path) -> None:
-    found = _materialise.saved_passwords(globals_backup(tmp_path, ROLES))
+    text = "ALTER ROLE app PASSWORD '{0}';\nALTER ROLE \"a \"\"b\"\" c\" PASSWORD '{0}';\n".format(VERIFIER)
+    text += "ALTER ROLE quoted PASSWORD 'it''s';\n\n"
+    found = _materialise.saved_passwords(part_backup(tmp_path, "passwords", text))
     assert found == {"app": VERIFIER, 'a "b" c': VERIFIER, "quoted": "it's"}
+    assert _materialise.saved_passwords(part_backup(tmp_path, "globals", ROLES)) == {}
 
 
 def test_passwords_are_taken_out_and_nothing_else(tmp_path: Path) -> None:

@@ -30,6 +30,11 @@ from ._layout import ENV_FILE, ENVIRONMENT_DIRECTORY, MANIFEST_FILE, OVERRIDE_FI
 from ._stacks import Stack, load_stack, redact
 
 _CHUNK = 1 << 18
+# Hashes of passwords are a file of their own: it leaves the host only encrypted, roles may go anywhere.
+_PASSWORDS = (
+    "SELECT format($$ALTER ROLE %I PASSWORD %L;$$, rolname, rolpassword) FROM pg_catalog.pg_authid "
+    "WHERE rolpassword IS NOT NULL ORDER BY rolname"
+)
 _PROBE_SECONDS = 30.0
 # On the filesystem of the data, so that verifying finds out whether a restore would have room.
 _WORK_PREFIX = ".verify-"
@@ -68,6 +73,7 @@ class Taken:
     notes: List[str] = field(default_factory=list)
     directory: str = ""
     pruned: List[str] = field(default_factory=list)
+    copied: List[str] = field(default_factory=list)
 
     def as_dict(self) -> Dict[str, Any]:
         """Return what a module returns of it."""
@@ -81,6 +87,7 @@ class Taken:
             "notes": self.notes,
             "directory": self.directory,
             "pruned": self.pruned,
+            "copied": self.copied,
         }
 
 
@@ -264,10 +271,14 @@ class BackupRun:
             manifest["parts"][base] = {"part": database, "secret": False, **part}
             manifest["durations"]["dump " + database] = round(time.monotonic() - started, 1)
         self._say("saving roles")
-        base = stem + ".globals.sql.gz"
-        command = "set -o pipefail; pg_dumpall -h 127.0.0.1 -U {0} --globals-only | gzip".format(SUPERUSER)
-        part = self._stream(server, ["bash", "-c", command], os.path.join(directory, base), made, "pg_dumpall")
-        manifest["parts"][base] = {"part": "globals", "secret": True, **part}
+        for name, secret, command in (
+            ("globals", False, "pg_dumpall -h 127.0.0.1 -U {0} --globals-only --no-role-passwords".format(SUPERUSER)),
+            ("passwords", True, "{0} -c '{1}'".format(" ".join(Server.psql("postgres")), _PASSWORDS)),
+        ):
+            base = "{0}.{1}.sql.gz".format(stem, name)
+            line = ["bash", "-c", "set -o pipefail; {0} | gzip".format(command)]
+            part = self._stream(server, line, os.path.join(directory, base), made, name)
+            manifest["parts"][base] = {"part": name, "secret": secret, **part}
         if options.scope == "full":
             self._archives(stack, directory, manifest, made)
         return manifest
@@ -336,7 +347,7 @@ class BackupRun:
             finally:
                 end(process)
             if code != 0:
-                reason = "it took longer than it may" if code == 124 else _database._tail(errors)
+                reason = "it took longer than it may" if code == 124 else _database.last_words(errors)
                 raise BackupFailed("{0} failed (exit status {1}): {2}".format(what, code, reason))
         return {"size": writer.size, "sha256": writer.hash.hexdigest()}
 

@@ -14,11 +14,11 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence
 
-from . import _backup, _catalogue, _lock, _restore, _retention, _schedule
+from . import _backup, _catalogue, _copies, _lock, _offsite, _restore, _retention, _schedule
 from ._backup import Options, Taken
 from ._compose import Compose
 from ._engine import Engine
-from ._errors import InvalidInput, LockTimeout, MultibaseError, StateCorrupt
+from ._errors import InvalidInput, LockTimeout, MultibaseError, Refused, StateCorrupt
 from ._layout import Layout
 from ._names import name_problem
 from ._publish import replace_file
@@ -103,8 +103,62 @@ def run(host: Host, name: str, options: Options, policy: Optional[_retention.Pol
         except (MultibaseError, OSError) as error:
             # The backup is good all the same.
             taken.notes.append("pruning failed: {0}".format(error))
+    failure = _send_everywhere(host, taken, options)
     write_metrics(host.layout, host.clock())
+    if failure is not None:
+        # The backup on the host is good; but it is not said to be done before it is where it was to go.
+        raise failure
     return taken
+
+
+def _send_everywhere(host: Host, taken: Taken, options: Options) -> Optional[MultibaseError]:
+    """Copy a backup to all targets that are for its instance; return the first failure, after trying all."""
+    first: Optional[MultibaseError] = None
+    state = read_state(host.layout, taken.name)
+    told = dict(state.get("offsite") or {})
+    try:
+        targets = [to for to in _copies.destinations(host.layout) if not to.instances or taken.name in to.instances]
+    except MultibaseError as error:
+        return error
+    if targets and not taken.verified:
+        taken.notes.append("not copied anywhere: only what was verified is")
+        return None
+    for to in targets:
+        name = to.target.name
+        try:
+            copied = send(host, taken.name, taken.stem, to, options.lock_timeout)
+            taken.copied.append(name)
+            if copied.left_out:
+                taken.notes.append("{0} encrypts nothing; kept here: {1}".format(name, ", ".join(copied.left_out)))
+            told[name] = {"last_success": host.clock(), "reason": ""}
+        except (MultibaseError, OSError) as error:
+            told[name] = {**(told.get(name) or {}), "reason": str(error)}
+            if first is None:
+                first = error if isinstance(error, MultibaseError) else _offsite.OffsiteFailed(str(error))
+    if targets:
+        write_state(host.layout, taken.name, {**read_state(host.layout, taken.name), "offsite": told})
+    return first
+
+
+def send(host: Host, name: str, stem: str, to: _copies.Destination, lock_timeout: float) -> _copies.Copied:
+    """Copy one backup to one target and read it back. Raises Refused for one that was never verified."""
+    with _lock.exclusive(host.layout.data_lock(name), lock_timeout):
+        backup = _catalogue.choose(host.layout, name, stem)
+        if not backup.verified:
+            raise Refused("backup {0} was not verified; only what can be restored is copied".format(stem))
+        host.progress("copying backup {0} to {1}".format(stem, to.target.name))
+        return _copies.send(host.layout, to, backup, _offsite.HOUR)
+
+
+def fetch(
+    host: Host, name: str, stem: str, source: str, identity: Optional[str], lock_timeout: float
+) -> _catalogue.Backup:
+    """Bring a copy back to this host."""
+    with _lock.exclusive(host.layout.data_lock(name), lock_timeout):
+        host.progress("fetching backup {0} from {1}".format(stem, source))
+        return _copies.fetch(
+            host.layout, _copies.destination(host.layout, source), name, stem, identity, _offsite.HOUR
+        )
 
 
 def prune(

@@ -124,13 +124,17 @@ def signed_bytes(layout: Layout, manifest: Mapping[str, Any]) -> bytes:
     return (json.dumps(signed, indent=1, sort_keys=True) + "\n").encode("utf-8")
 
 
-def publish(layout: Layout, directory: str, manifest: Mapping[str, Any]) -> None:
+def publish(layout: Layout, directory: str, manifest: Mapping[str, Any], sign: bool = True) -> None:
     """Give the parts of a backup, staged and synced as ``<name>.partial``, their names, and its manifest last.
 
-    The manifest is staged first: from that moment a second run finishes what this one began.
+    The manifest is staged first: from that moment a second run finishes what this one began. One that came from
+    elsewhere is not signed, so that restoring it asks for trust.
     """
     staged = os.path.join(directory, manifest["stem"] + MANIFEST + PARTIAL)
-    write_new(staged, signed_bytes(layout, manifest), 0o600, sync=True)
+    content = signed_bytes(layout, manifest)
+    if not sign:
+        content = (json.dumps({**manifest, "signature": ""}, indent=1, sort_keys=True) + "\n").encode("utf-8")
+    write_new(staged, content, 0o600, sync=True)
     sync_directory(directory)
     _finish(directory, staged, manifest)
 

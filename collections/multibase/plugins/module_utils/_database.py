@@ -63,7 +63,7 @@ def quote_identifier(name: str) -> str:
     return '"{0}"'.format(name.replace('"', '""'))
 
 
-def _tail(stream: IO[bytes]) -> str:
+def last_words(stream: IO[bytes]) -> str:
     """Return the last lines that a program wrote to its standard error."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size - 4096))
@@ -127,7 +127,7 @@ class Server:
                     )
                 ) from None
             if process.returncode != 0:
-                raise DatabaseFailed(_tail(errors))
+                raise DatabaseFailed(last_words(errors))
             return output.decode("utf-8", "replace")
 
     def json(self, database: str, query: str, timeout: float = 60.0) -> Any:
@@ -166,7 +166,7 @@ class Session:
                 return lines
             lines.append(line)
         self.process.wait()
-        raise DatabaseFailed(_tail(self.errors))
+        raise DatabaseFailed(last_words(self.errors))
 
     def json(self, query: str) -> Any:
         """Run one query whose only value is JSON and return it read."""

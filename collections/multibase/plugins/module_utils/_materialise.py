@@ -49,7 +49,7 @@ _SETTINGS = (
 _PASSWORD = re.compile(
     r"^((?:ALTER|CREATE) ROLE (?:\"(?:[^\"]|\"\")+\"|\w+) WITH [A-Z0-9 -]*?) PASSWORD '(?:[^']|'')*'"
 )
-_ROLE_PASSWORD = re.compile(r"ALTER ROLE (?:\"((?:[^\"]|\"\")+)\"|(\w+)) WITH .* PASSWORD '((?:[^']|'')*)'")
+_ROLE_PASSWORD = re.compile(r"ALTER ROLE (?:\"((?:[^\"]|\"\")+)\"|(\w+)) PASSWORD '((?:[^']|'')*)';")
 # What runs programs, reads or writes files of the server, or changes how it, or psql, reads what follows. White space
 # is one blank each, and comments are gone.
 _HOSTILE = re.compile(
@@ -340,7 +340,7 @@ class Materialiser:
             finally:
                 end(process)
             if code != 0:
-                raise DatabaseFailed("loading {0}: {1}".format(os.path.basename(path), _database._tail(errors)))
+                raise DatabaseFailed("loading {0}: {1}".format(os.path.basename(path), _database.last_words(errors)))
 
     def _compare(self, backup: _catalogue.Backup, server: Server, outcome: Outcome) -> None:
         tables = rows = 0
@@ -490,9 +490,11 @@ def _shown(text: bytes) -> str:
 
 
 def saved_passwords(backup: _catalogue.Backup) -> Dict[str, str]:
-    """Return the verifiers of roles that a backup holds, from the text of ``pg_dumpall --globals-only``."""
+    """Return the verifiers of roles that a backup holds; a copy that was not encrypted holds none."""
     found: Dict[str, str] = {}
-    with gzip.open(backup.path("globals"), "rt", encoding="utf-8") as stream:
+    if not backup.has("passwords"):
+        return found
+    with gzip.open(backup.path("passwords"), "rt", encoding="utf-8") as stream:
         for line in stream:
             match = _ROLE_PASSWORD.match(line)
             if match:

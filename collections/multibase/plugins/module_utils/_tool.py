@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-from . import _backup, _backup_job, _catalogue, _lock, _restore, _retention, _schedule
+from . import _backup, _backup_job, _catalogue, _copies, _lock, _offsite, _restore, _retention, _schedule
 from ._compose import Compose
 from ._engine import DEFAULT_HOST, connect
 from ._errors import MultibaseError
@@ -50,6 +50,16 @@ def build_parser() -> argparse.ArgumentParser:
     prune = commands.add_parser("prune", help="delete the backups that the policy lets go")
     prune.add_argument("name")
     prune.add_argument("--check", action="store_true", help="say what would be deleted")
+    send = commands.add_parser("send", help="copy a backup to a target outside the host, and read it back")
+    send.add_argument("name")
+    send.add_argument("target")
+    send.add_argument("backup", nargs="?", default="latest")
+    fetch = commands.add_parser("fetch", help="bring a copy back to this host")
+    fetch.add_argument("name")
+    fetch.add_argument("target")
+    fetch.add_argument("backup")
+    fetch.add_argument("--identity", metavar="FILE", help="the file with age's private key")
+    commands.add_parser("copies", help="list the copies outside the host").add_argument("name")
     commands.add_parser("catch-up", help="take the backups that were missed, as by a reboot")
     commands.add_parser("metrics", help="write the Prometheus textfile anew")
     return parser
@@ -125,6 +135,14 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
         policy = policy_of(chosen) or _retention.Policy(keep_last=7)
         plan = _backup_job.prune(host, args.name, policy, args.lock_timeout, args.check)
         return [{"name": args.name, "kept": sorted(plan.keep), "removed": plan.remove, "refused": plan.refused}]
+    if args.command == "copies":
+        return _copies.listing(layout, args.name, _offsite.HOUR)
+    if args.command == "send":
+        to = _copies.destination(layout, args.target)
+        return [dict(_backup_job.send(host, args.name, args.backup, to, args.lock_timeout).__dict__)]
+    if args.command == "fetch":
+        backup = _backup_job.fetch(host, args.name, args.backup, args.target, args.identity, args.lock_timeout)
+        return [_catalogue.summary(backup, now)]
     if args.command == "verify":
         return [_backup_job.verify(host, args.name, args.backup, args.lock_timeout)]
     options = _restore.Options(
