@@ -464,12 +464,14 @@ class Machine:
 
     # The database, from outside
 
-    def psql(self, name: str, sql: str, database: str = "postgres", check: bool = True) -> str:
+    def psql(
+        self, name: str, sql: str, database: str = "postgres", check: bool = True, timeout: float = 120.0
+    ) -> str:
         command = [
             "docker", "exec", "-i", self.container(name).id, "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1",
             "-h", "127.0.0.1", "-U", "supabase_admin", "-d", database,
         ]  # fmt: skip
-        done = subprocess.run(command, input=sql, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, input=sql, capture_output=True, text=True, timeout=timeout)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout.rstrip("\n")
 

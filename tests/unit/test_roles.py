@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 VERBS = [
-    "backup", "backups", "create", "credentials", "delete", "list", "restart", "restore", "show", "site", "start",
-    "status", "stop", "verify",
+    "backup", "backups", "create", "credentials", "delete", "export", "list", "restart", "restore", "show", "site",
+    "start", "status", "stop", "verify",
 ]  # fmt: skip
 # Facts as variables of their own, which inject_facts_as_vars=false switches off. These are no facts.
 MAGIC = re.compile(
@@ -142,7 +142,7 @@ def test_playbooks_ask_nothing_and_target_the_group(playbook: Path) -> None:
 
 
 def test_verbs_for_certain_instances_need_names() -> None:
-    for verb in ("start", "stop", "restart", "delete", "show", "credentials", "backup", "verify", "restore"):
+    for verb in ("start", "stop", "restart", "delete", "show", "credentials", "backup", "verify", "restore", "export"):
         first = load(ROOT / "playbooks" / f"{verb}.yml")[0]["tasks"][0]
         assert first["ansible.builtin.import_role"]["tasks_from"] == "named.yml"
 

@@ -8,22 +8,26 @@ for all instances together, in a Prometheus textfile.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence
+from typing import IO, Any, Callable, Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, cast
 
-from . import _backup, _catalogue, _copies, _lock, _offsite, _restore, _retention, _schedule
+from . import _backup, _catalogue, _copies, _lock, _offsite, _portable, _restore, _retention, _schedule
 from ._backup import Options, Taken
 from ._compose import Compose
+from ._database import Server, end, last_words
 from ._engine import Engine
-from ._errors import InvalidInput, LockTimeout, MultibaseError, Refused, StateCorrupt
+from ._errors import BackupFailed, InvalidInput, LockTimeout, MultibaseError, Refused, StateCorrupt, UnknownInstance
 from ._layout import Layout
 from ._names import name_problem
 from ._publish import replace_file
 from ._registry import read_json
-from ._stacks import load_stack
+from ._stacks import load_stack, redact
 
 SCHEMA = 1
 # Written by the role multibase_backup: {name: {schedule, scope, format, level, verify, timeout, jitter, retention}}.
@@ -159,6 +163,51 @@ def fetch(
         return _copies.fetch(
             host.layout, _copies.destination(host.layout, source), name, stem, identity, _offsite.HOUR
         )
+
+
+def export(host: Host, name: str, lock_timeout: float, timeout: float) -> Dict[str, Any]:
+    """Write roles, schema and data of an instance for moving to or from the cloud service, all of one snapshot."""
+    if name not in host.layout.instance_names():
+        raise UnknownInstance("there is no instance {0} here".format(name))
+    with _lock.exclusive(host.layout.data_lock(name), lock_timeout):
+        stack = load_stack(host.layout, name)
+        container = _backup.find_database(host.engine, stack)
+        stem = _catalogue.make_stem(host.clock())
+        server = Server(container.id, host.docker_host, "export " + stem)
+        _backup.probe(server)
+        directory = os.path.join(host.layout.root, "exports", name, stem)
+        for path in (os.path.dirname(os.path.dirname(directory)), os.path.dirname(directory), directory):
+            if not os.path.isdir(path):
+                os.mkdir(path, 0o700)
+        try:
+            with server.session("postgres") as session:
+                session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")
+                snapshot = session.ask("SELECT pg_export_snapshot();")[0]
+                host.progress("exporting to {0}".format(directory))
+                files = _portable.export(lambda argv: _lines(server, argv, timeout), directory, snapshot)
+        except MultibaseError as error:
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+            raise type(error)(redact(str(error), stack.confidential)) from None
+    return {
+        "name": name, "stem": stem, "directory": directory, "size": sum(file["size"] for file in files),
+        "files": [file["file"] for file in files],
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _lines(server: Server, argv: Sequence[str], timeout: float) -> Iterator[Iterable[bytes]]:
+    """Run a program in the database container and yield what it prints. Raises BackupFailed when it fails."""
+    with tempfile.TemporaryFile() as errors:
+        command = ["timeout", str(int(timeout)), *argv]
+        process = server.popen(command, subprocess.DEVNULL, subprocess.PIPE, errors)
+        try:
+            yield cast("IO[bytes]", process.stdout)
+            code = process.wait(timeout=60)
+        finally:
+            end(process)
+        if code != 0:
+            raise BackupFailed("{0} failed (exit status {1}): {2}".format(argv[0], code, last_words(errors)))
 
 
 def prune(

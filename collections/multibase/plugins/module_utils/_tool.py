@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     fetch.add_argument("backup")
     fetch.add_argument("--identity", metavar="FILE", help="the file with age's private key")
     commands.add_parser("copies", help="list the copies outside the host").add_argument("name")
+    commands.add_parser("export", help="write roles, schema and data for the cloud service").add_argument("name")
     commands.add_parser("catch-up", help="take the backups that were missed, as by a reboot")
     commands.add_parser("metrics", help="write the Prometheus textfile anew")
     return parser
@@ -143,6 +144,8 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
     if args.command == "fetch":
         backup = _backup_job.fetch(host, args.name, args.backup, args.target, args.identity, args.lock_timeout)
         return [_catalogue.summary(backup, now)]
+    if args.command == "export":
+        return [_backup_job.export(host, args.name, args.lock_timeout, _backup.Options().timeout)]
     if args.command == "verify":
         return [_backup_job.verify(host, args.name, args.backup, args.lock_timeout)]
     options = _restore.Options(

@@ -50,8 +50,10 @@ options:
       - V(taken) takes a backup.
       - V(verified) restores O(backup) once more and compares it with its manifest.
       - V(pruned) deletes the backups that O(retention) lets go.
+      - V(exported) writes C(roles.sql), C(schema.sql) and C(data.sql) as C(supabase db dump) would, for moving
+        to or from the cloud service, to a new directory below C(exports) of O(root).
     type: str
-    choices: [taken, verified, pruned]
+    choices: [taken, verified, pruned, exported]
     default: taken
   backup:
     description:
@@ -208,7 +210,7 @@ def argument_spec():
         "docker_host": {"type": "str", "default": _engine.DEFAULT_HOST},
         "lock_timeout": {"type": "int", "default": 60},
         "instances": {"type": "list", "elements": "str", "required": True},
-        "state": {"type": "str", "choices": ["taken", "verified", "pruned"], "default": "taken"},
+        "state": {"type": "str", "choices": ["taken", "verified", "pruned", "exported"], "default": "taken"},
         "backup": {"type": "str"},
         "scope": {"type": "str", "choices": ["full", "database"], "default": "full"},
         "format": {"type": "str", "choices": ["plain", "custom"], "default": "plain"},
@@ -230,6 +232,8 @@ def one(host, name, params, policy, check_mode):
         return {"changed": True}
     if params["state"] == "verified":
         return {"changed": True, **_backup_job.verify(host, name, params["backup"], params["lock_timeout"])}
+    if params["state"] == "exported":
+        return {"changed": True, **_backup_job.export(host, name, params["lock_timeout"], params["timeout"])}
     options = _backup.Options(
         scope=params["scope"],
         format=params["format"],
