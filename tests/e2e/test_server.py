@@ -358,6 +358,53 @@ def test_delete_removes_only_its_own_things(server: Server) -> None:
     assert server.multibase("delete", "gamma", "--yes", succeeds=False).returncode != 0
 
 
+def test_commands_of_the_page_on_backups(server: Server) -> None:
+    page = (REPOSITORY / "docs" / "backup.md").read_text()
+    lines = page.split("```sh\n", 1)[1].split("```", 1)[0].splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines]
+    assert [words[1] for words in commands] == ["backup", "backups", "verify", *["restore"] * 4]
+    late = "select count(*) from public.notes where body = 'late'"
+    before = server.containers("acme")
+    said = {}
+    for words in commands:
+        if "latest" in words:
+            sql(server, "acme", "insert into public.notes values (2, 'late')", fetch=False)
+        done = server.command("docs " + " ".join(words[1:]), words)
+        said[" ".join(words[1:])] = done.stdout
+        if "latest" in words:
+            assert sql(server, "acme", late) == [["0"]]
+        if "--rollback" in words:
+            assert sql(server, "acme", late) == [["1"]]
+    server.collect_canaries()
+    assert " yes " in said["backups"] and "kept until" in said["restore acme --backup latest"]
+    manifests = server.run("sh", "-c", "cat {0}/backups/acme/*.manifest.json".format(ROOT))
+    assert json.loads(manifests)["verified"]["rows"] > 0
+    assert server.run("sh", "-c", "stat -c %a {0}/backups/acme/* | sort -u".format(ROOT)).split() == ["600"]
+    # The same containers: a restore replaces data, not services.
+    assert server.containers("acme") == before
+    assert sql(server, "copy", "select body from public.notes") == [["kept"]]
+    mine, others = server.variables("copy"), server.variables("acme")
+    assert mine["JWT_SECRET"] != others["JWT_SECRET"] and mine["POSTGRES_PASSWORD"] != others["POSTGRES_PASSWORD"]
+    base = "http://127.0.0.1:{0}/rest/v1/table".format(mine["API_GW_HTTP_PORT"])
+    keys = [{"url": base, "headers": {"apikey": one["ANON_KEY"]}} for one in (mine, others)]
+    assert [answer[0] for answer in http(server, keys)] == [200, 401]
+    server.multibase("delete", "copy", "--yes")
+    assert server.containers("copy") == {}
+
+
+def test_hosts_back_up_by_themselves(server: Server) -> None:
+    table = server.run("cat", "/etc/cron.d/multibase")
+    (line,) = [line for line in table.splitlines() if " backup beta " in line]
+    # What cron runs, without the wait that spreads the instances over half an hour, and with cron's environment.
+    command = line.split(" root ", 1)[1].replace(" --scheduled", "")
+    server.run("env", "-i", "SHELL=/bin/sh", "PATH=/usr/bin:/bin", "sh", "-c", command)
+    log = server.run("cat", ROOT + "/log/backup-beta.log")
+    assert "publishing backup" in log
+    metrics = server.run("cat", ROOT + "/metrics/backup.prom")
+    assert 'multibase_backup_last_exit_code{instance_name="beta"} 0' in metrics
+    assert 'multibase_backup_overdue{instance_name="beta"} 0' in metrics
+
+
 def test_sample_pipeline(server: Server, tmp_path: Path) -> None:
     pipeline = yaml.safe_load((REPOSITORY / "docs" / "examples" / "pipeline.yml").read_text())
     ran = 0
