@@ -410,5 +410,11 @@ def test_into_another_instance(host: Machine, taken: Expected) -> None:
     assert answers(host, other, secrets_before["ANON_KEY"]) == 200
     assert answers(host, other, host.variables(taken.name)["ANON_KEY"]) == 401
     assert host.files(host.volumes(other) / "storage") == taken.storage
+    released = host.good("release", other)
+    assert released["held"] == result["held"] and released["notes"] == []
+    assert host.psql(other, "select tgenabled from pg_trigger where tgname = 'hook'") == "O"
+    jobs = "select jobname, active from cron.job order by 1"
+    assert host.psql(other, jobs) == host.psql(taken.name, jobs)
+    assert host.good("release", other)["held"] == []
     host.nothing_left(other)
     host.nothing_left(taken.name)

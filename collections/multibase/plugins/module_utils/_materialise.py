@@ -75,6 +75,8 @@ _HEAD_LINES = 10
 _OWN_KEY = re.compile(rb"\\restrict ([A-Za-z0-9]{16,})\n")
 
 Progress = Callable[[str], None]
+# What is switched off in a copy: in words, and the statement that switches it on.
+Held = Tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Target:
     functions: Optional[str] = None
     snippets: Optional[str] = None
     same_instance: bool = True
-    settle: Optional[Callable[[Server], List[str]]] = None
+    settle: Optional[Callable[[Server], List[Held]]] = None
 
 
 @dataclass
@@ -103,7 +105,7 @@ class Outcome:
     differences: List[str] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
     evidence: Dict[str, Any] = field(default_factory=dict)
-    held: List[str] = field(default_factory=list)
+    held: List[Held] = field(default_factory=list)
 
 
 def discard_scratch(engine: Engine, name: str) -> int:

@@ -156,6 +156,29 @@ class RestoreRun:
             result.seconds = time.monotonic() - started
             return result
 
+    def release(self, name: str) -> Restored:
+        """Switch on what is held in a copy: cron jobs and webhooks. What is gone since is told and passed over."""
+        with self._data(name) as stack:
+            self._recover(stack)
+            journal = _restore_journal.read(self._layout, name)
+            if journal is None or not journal.held:
+                return Restored(name, source=name, action="nothing is held")
+            result = Restored(name, changed=True, backup=journal.backup, source=name, action="released")
+            result.held = [words for words, _statement in journal.held]
+            if self._options.check_mode:
+                return result
+            container = _backup.find_database(self._engine, stack)
+            server = Server(container.id, self._docker_host, "release")
+            _backup.probe(server)
+            for words, statement in journal.held:
+                try:
+                    server.script("postgres", statement + "\n")
+                except DatabaseFailed as error:
+                    result.notes.append("{0}: {1}".format(words, error))
+            journal.held = []
+            _restore_journal.write(self._layout, journal, journal.phase)
+            return result
+
     def recover(self, name: str) -> Restored:
         """Finish or undo a restore that was interrupted; nothing else."""
         with self._data(name) as stack:
@@ -231,7 +254,7 @@ class RestoreRun:
         )
         _restore_journal.write(self._layout, journal, "building")
         try:
-            self._build(stack, backup, exchanges, same, maker, result)
+            self._build(stack, backup, exchanges, same, maker, result, journal)
         except BaseException:
             _restore_journal.undone(self._layout, journal)
             raise
@@ -259,6 +282,7 @@ class RestoreRun:
         same: bool,
         maker: _materialise.Materialiser,
         result: Restored,
+        journal: Journal,
     ) -> None:
         """Make the new directories, and check them. Raises RestoreFailed; nothing that is in use was touched."""
         for part, exchange in exchanges.items():
@@ -286,7 +310,8 @@ class RestoreRun:
         )
         outcome = maker.run(backup, target, self._passwords(stack, backup, same))
         result.notes += outcome.notes
-        result.held = outcome.held
+        result.held = [words for words, _statement in outcome.held]
+        journal.held = [list(one) for one in outcome.held]
         if outcome.differences:
             raise RestoreFailed(
                 "backup {0} was loaded beside instance {1} and differs from its manifest; the instance was not "
@@ -435,24 +460,24 @@ def _ask_gateway(stack: Stack) -> str:
         return "the gateway does not answer at {0}: {1}".format(url, error)
 
 
-def _settle_copy(server: Server) -> List[str]:
+def _settle_copy(server: Server) -> List[_materialise.Held]:
     """Make a copy of an instance harmless before it runs: nothing is sent, and no secret of the source stays.
 
     Returns what is held until ``release`` is asked for.
     """
-    held: List[str] = []
+    held: List[_materialise.Held] = []
     if server.json("postgres", "SELECT to_json(to_regclass('cron.job') IS NOT NULL)"):
-        count = server.json(
-            "postgres",
-            "SELECT coalesce(json_agg(jobname), '[]') FROM (SELECT coalesce(jobname, jobid::text) AS jobname "
-            "FROM cron.job WHERE active ORDER BY 1) jobs",
-        )
+        jobs = server.json("postgres", _CRON_JOBS)
+        held += [
+            ("cron job {0}".format(name), "UPDATE cron.job SET active = true WHERE jobid = {0:d};".format(int(number)))
+            for number, name in jobs
+        ]
         server.script("postgres", "UPDATE cron.job SET active = false;\n")
-        held += ["cron job {0}".format(name) for name in count]
-    triggers = server.json("postgres", _WEBHOOKS)
-    for table, trigger in triggers:
-        server.script("postgres", "ALTER TABLE {0} DISABLE TRIGGER {1};\n".format(table, trigger))
-        held.append("webhook {0} on {1}".format(trigger, table))
+    for table, trigger, enabled in server.json("postgres", _WEBHOOKS):
+        change = "ALTER TABLE {0} {{0}} TRIGGER {1};".format(table, trigger)
+        server.script("postgres", change.format("DISABLE") + "\n")
+        how = {"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}.get(enabled, "ENABLE")
+        held.append(("webhook {0} on {1}".format(trigger, table), change.format(how)))
     for database, schema, table in _TENANTS:
         exists = "SELECT to_json(to_regclass('{0}.{1}') IS NOT NULL)".format(schema, table)
         if server.json(database, exists):
@@ -460,9 +485,14 @@ def _settle_copy(server: Server) -> List[str]:
     return held
 
 
+_CRON_JOBS = """
+SELECT coalesce(json_agg(json_build_array(jobid, coalesce(jobname, jobid::text)) ORDER BY jobid), '[]')
+FROM cron.job WHERE active
+"""
 # Database webhooks are triggers that call supabase_functions.http_request.
 _WEBHOOKS = """
-SELECT coalesce(json_agg(json_build_array(t.tgrelid::regclass::text, quote_ident(t.tgname)) ORDER BY 1), '[]')
+SELECT coalesce(json_agg(json_build_array(t.tgrelid::regclass::text, quote_ident(t.tgname), t.tgenabled)
+  ORDER BY t.tgrelid::regclass::text, t.tgname), '[]')
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND n.nspname = 'supabase_functions' AND p.proname = 'http_request'
 """

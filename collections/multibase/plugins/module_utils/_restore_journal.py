@@ -43,7 +43,8 @@ class Journal:
     """What is written to ``state/restore/<name>.json``. ``kept_until`` is in seconds since 1970.
 
     ``rollback`` says that the new directories are those that an earlier restore had kept: they are never discarded.
-    ``previous`` is the journal of the restore before, whose kept data stays until this one is done.
+    ``previous`` is the journal of the restore before, whose kept data stays until this one is done. ``held`` are pairs
+    of words and statement, of what is switched off in a copy.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Journal:
     kept_until: float = 0.0
     rollback: bool = False
     previous: Optional[Dict[str, Any]] = None
+    held: List[List[str]] = field(default_factory=list)
 
 
 def _from_dict(data: Dict[str, Any]) -> Journal:

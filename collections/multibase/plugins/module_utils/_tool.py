@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     restore.add_argument("--scope", choices=["full", "database"], default="full")
     restore.add_argument("--trust-unsigned", action="store_true")
     commands.add_parser("rollback", help="bring back what the last restore replaced").add_argument("name")
+    commands.add_parser("release", help="switch on what is held in a copy").add_argument("name")
     commands.add_parser("recover", help="undo a restore that was interrupted").add_argument("name")
     prune = commands.add_parser("prune", help="delete the backups that the policy lets go")
     prune.add_argument("name")

@@ -46,8 +46,9 @@ options:
       - V(restored) restores O(backup).
       - V(rolled_back) brings back what the last restore replaced; done twice, it is the restored data again.
       - V(recovered) undoes a restore that was interrupted, if there is one. The other states do so first.
+      - V(released) switches on the cron jobs and webhooks that are held in a copy.
     type: str
-    choices: [restored, rolled_back, recovered]
+    choices: [restored, rolled_back, recovered, released]
     default: restored
   backup:
     description:
@@ -196,7 +197,11 @@ def argument_spec():
         "docker_host": {"type": "str", "default": _engine.DEFAULT_HOST},
         "lock_timeout": {"type": "int", "default": 60},
         "name": {"type": "str", "required": True},
-        "state": {"type": "str", "choices": ["restored", "rolled_back", "recovered"], "default": "restored"},
+        "state": {
+            "type": "str",
+            "choices": ["restored", "rolled_back", "recovered", "released"],
+            "default": "restored",
+        },
         "backup": {"type": "str", "default": "latest"},
         "source": {"type": "str"},
         "scope": {"type": "str", "choices": ["full", "database"], "default": "full"},
@@ -228,6 +233,8 @@ def run(params, check_mode):
     )
     if params["state"] == "rolled_back":
         return runner.rollback(params["name"])
+    if params["state"] == "released":
+        return runner.release(params["name"])
     if params["state"] == "recovered":
         return runner.recover(params["name"])
     return runner.restore(params["name"], params["backup"], params["source"])
