@@ -564,6 +564,7 @@ class Machine:
             told = json.loads(journal.read_text())
             assert told["phase"] in ("done", "undone")
             hidden -= {exchange["old"] for exchange in told["exchanges"]}
+            hidden -= set(told["failed"])
         assert hidden == set()
         if running:
             query = "select count(*) from pg_stat_activity where application_name like 'multibase:%'"

@@ -188,7 +188,11 @@ class BackupRun:
         taken = Taken(name)
         started = time.monotonic()
         pending = _restore_journal.pending(self._layout, name)
-        if pending:
+        journal = _restore_journal.read(self._layout, name)
+        if journal is not None and pending == "building":
+            # Nothing that is in use was touched yet.
+            _restore_journal.undone(self._layout, journal)
+        elif pending:
             raise Refused(
                 "a restore of instance {0} was interrupted ({1}); finish or undo it first: multibase restore {0} "
                 "--recover".format(name, pending)

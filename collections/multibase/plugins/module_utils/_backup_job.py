@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import IO, Any, Callable, Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, cast
 
-from . import _backup, _catalogue, _copies, _lock, _offsite, _portable, _restore, _retention, _schedule
+from . import _backup, _catalogue, _copies, _lock, _offsite, _portable, _restore_journal, _retention, _schedule
 from ._backup import Options, Taken
 from ._compose import Compose
 from ._database import Server, end, last_words
@@ -229,7 +229,7 @@ def prune(
             by_stem = {backup.stem: backup for backup in backups}
             for stem in plan.remove:
                 _catalogue.remove(by_stem[stem])
-            _restore.discard_outdated(host.layout, name, host.clock())
+            _restore_journal.discard_outdated(host.layout, name, host.clock())
         return plan
 
 

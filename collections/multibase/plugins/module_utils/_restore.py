@@ -13,8 +13,9 @@ import os
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NoReturn, Optional, Sequence
 
 from . import _backup, _catalogue, _lock, _materialise, _restore_journal
 from ._compose import Compose
@@ -22,6 +23,7 @@ from ._database import DatabaseFailed, Server
 from ._engine import Container, Engine
 from ._errors import (
     DatabaseDown,
+    LockTimeout,
     ManualActionNeeded,
     MultibaseError,
     Refused,
@@ -37,7 +39,8 @@ _POLL_SECONDS = 0.3
 _STOP_SECONDS = 15.0
 # What holds directories of an instance open, and has to let go of them before they are renamed.
 _USERS = {
-    "data": ("db",),
+    # These read or make what they need of the database only when they start.
+    "data": ("db", "analytics", "auth", "realtime", "storage", "supavisor"),
     "custom": ("db",),
     "storage": ("storage", "imgproxy"),
     "functions": ("functions", "studio"),
@@ -116,12 +119,12 @@ class RestoreRun:
     def restore(self, name: str, wanted: str, source: Optional[str] = None) -> Restored:
         """Restore backup ``wanted`` (a stem or ``latest``) of instance ``source`` (itself when None) into ``name``."""
         with self._data(name) as stack:
-            # A restore that was killed is undone first: what it built is checked by nobody.
             self._recover(stack)
             backup = _catalogue.choose(self._layout, source or name, wanted)
             result = Restored(name, backup=backup.stem, source=source or name, action="restored")
             if self._options.check_mode:
                 self._maker().check(backup, self._options.trust_unsigned)
+                self._plan(stack, backup)
                 result.changed = True
                 return result
             return self._restore(stack, backup, result)
@@ -184,11 +187,10 @@ class RestoreRun:
         with self._data(name) as stack:
             result = Restored(name, source=name, action="nothing to recover")
             phase = _restore_journal.pending(self._layout, name)
+            finished = self._recover(stack)
             if phase:
                 result.changed = True
-                result.action = "undid an interrupted restore ({0})".format(phase)
-                if not self._options.check_mode:
-                    self._recover(stack)
+                result.action = "{0} an interrupted restore ({1})".format("finished" if finished else "undid", phase)
             return result
 
     # Steps
@@ -216,21 +218,44 @@ class RestoreRun:
             self._engine, self._compose, self._docker_host, self._options.timeout, self._say
         )
 
-    def _recover(self, stack: Stack) -> None:
-        """Undo what an interrupted restore began."""
+    def _recover(self, stack: Stack) -> bool:
+        """Finish or undo what an interrupted restore began; return whether it was finished. Check mode does nothing.
+
+        New data that is in place and works stays: services may have run on it, and clients have written there, for as
+        long as nobody looked.
+        """
+        if self._options.check_mode:
+            return False
         _backup.discard_left_over(self._layout, self._engine, stack.name)
         journal = _restore_journal.read(self._layout, stack.name)
-        if journal is None or journal.phase not in _restore_journal.UNFINISHED:
-            if journal is not None and journal.phase == "done":
+        if journal is None:
+            return False
+        if journal.phase not in _restore_journal.UNFINISHED:
+            if journal.phase == "done":
                 _restore_journal.let_go_of_previous(self._layout, journal)
-            return
-        if journal.phase != "building":
+            return False
+        if journal.phase == "building":
+            _restore_journal.undone(self._layout, journal)
+            return False
+        with _lock.exclusive(self._layout.lock(stack.name), self._options.lock_timeout):
+            ran = journal.phase == "swapped"
+            if ran:
+                self._say("finishing an interrupted restore")
+                try:
+                    self._start(stack, journal.services)
+                    self._probe(stack, [c.service for c in self._engine.containers(stack.project) if c.running])
+                except (MultibaseError, OSError) as error:
+                    self._say("the new data does not work: {0}".format(error))
+                else:
+                    _restore_journal.write(self._layout, journal, "done")
+                    _restore_journal.let_go_of_previous(self._layout, journal)
+                    return True
             self._say("undoing an interrupted restore")
-            with _lock.exclusive(self._layout.lock(stack.name), self._options.lock_timeout):
-                self._stop(stack, users(stack, journal))
-                _restore_journal.unswap(journal.exchanges)
-                self._start(stack, journal.services)
-        _restore_journal.undone(self._layout, journal)
+            self._stop(stack, users(stack, journal))
+            _restore_journal.unswap(journal.exchanges)
+            self._start(stack, journal.services)
+            _restore_journal.undone(self._layout, journal, ran)
+        return False
 
     def _restore(self, stack: Stack, backup: _catalogue.Backup, result: Restored) -> Restored:
         started = time.monotonic()
@@ -258,7 +283,15 @@ class RestoreRun:
         except BaseException:
             _restore_journal.undone(self._layout, journal)
             raise
-        self._exchange(stack, journal, result)
+        try:
+            now = load_stack(self._layout, stack.name)
+            if now.variables.get("POSTGRES_PASSWORD") != stack.variables.get("POSTGRES_PASSWORD"):
+                _restore_journal.undone(self._layout, journal)
+                raise RestoreFailed("the password of the database was changed meanwhile; restore again")
+            self._exchange(now, journal, result)
+        except LockTimeout:
+            _restore_journal.undone(self._layout, journal)
+            raise
         result.seconds = time.monotonic() - started
         return result
 
@@ -305,7 +338,7 @@ class RestoreRun:
             data=exchanges["data"].new,
             custom=exchanges["custom"].new,
             same_instance=same,
-            settle=None if same else _settle_copy,
+            settle=_settle if same else _settle_copy,
             **optional,
         )
         outcome = maker.run(backup, target, self._passwords(stack, backup, same))
@@ -335,7 +368,7 @@ class RestoreRun:
         return {**passwords, **live}
 
     def _exchange(self, stack: Stack, journal: Journal, result: Restored) -> None:
-        """Stop, rename, start, ask. Goes back by itself when the new data does not come up."""
+        """Stop, rename, start, ask. Goes back by itself when the new data does not come up, or when told to end."""
         with _lock.exclusive(self._layout.lock(stack.name), self._options.lock_timeout):
             running = [c.service for c in self._engine.containers(stack.project) if c.running]
             # What did not run before is not started, whichever way this ends.
@@ -350,17 +383,19 @@ class RestoreRun:
                 if "db" in running:
                     self._start(stack, journal.services)
                     result.pause_seconds = time.monotonic() - paused
-                    self._probe(stack)
-            except (MultibaseError, OSError) as error:
+                    self._probe(stack, running)
+            except BaseException as error:
                 self._go_back(stack, journal, error)
-        _restore_journal.write(self._layout, journal, "done")
+            _restore_journal.write(self._layout, journal, "done")
         _restore_journal.let_go_of_previous(self._layout, journal)
         result.changed = True
         result.kept = [exchange.old for exchange in journal.exchanges if os.path.isdir(exchange.old)]
         result.kept_until = _iso(journal.kept_until)
 
-    def _go_back(self, stack: Stack, journal: Journal, error: Exception) -> None:
+    def _go_back(self, stack: Stack, journal: Journal, error: BaseException) -> NoReturn:
+        """Put the old data back and raise: RestoreFailed, or what ended us."""
         self._say("that did not work; going back")
+        ran = journal.phase == "swapped"
         try:
             self._stop(stack, users(stack, journal))
             _restore_journal.unswap(journal.exchanges)
@@ -370,7 +405,9 @@ class RestoreRun:
                 "the restore of instance {0} failed ({1}) and so did going back ({2}). The data that it had is in "
                 "{3}".format(stack.name, error, second, ", ".join(exchange.old for exchange in journal.exchanges))
             ) from second
-        _restore_journal.undone(self._layout, journal)
+        _restore_journal.undone(self._layout, journal, ran)
+        if not isinstance(error, (MultibaseError, OSError)):
+            raise error
         raise RestoreFailed(
             "the restore of instance {0} failed and was undone; it has the data that it had: {1}".format(
                 stack.name, error
@@ -382,9 +419,12 @@ class RestoreRun:
         return sorted(found, key=lambda container: container.service == "db")
 
     def _stop(self, stack: Stack, services: List[str]) -> None:
-        """Stop what uses the directories, the database last."""
-        for container in self._containers(stack, services):
-            if container.running:
+        """Stop what uses the directories, the others at once and the database last."""
+        found = [container for container in self._containers(stack, services) if container.running]
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(self._engine.stop, [one.id for one in found if one.service != "db"]))
+        for container in found:
+            if container.service == "db":
                 self._engine.stop(container.id)
         # The Engine may list a container as running for a moment after it has stopped it (seen with 26.1).
         deadline = time.monotonic() + _STOP_SECONDS
@@ -416,16 +456,16 @@ class RestoreRun:
                     raise RestoreFailed("the database did not come up: {0}".format(error)) from error
             time.sleep(_POLL_SECONDS)
 
-    def _probe(self, stack: Stack) -> None:
-        """Wait until the services are well, and ask for data through the gateway as a client does."""
+    def _probe(self, stack: Stack, running: Sequence[str]) -> None:
+        """Wait until the services are well, and ask for data through the gateway as a client does, where both ran."""
         deadline = time.monotonic() + self._options.start_timeout
         while True:
             found = self._engine.containers(stack.project)
             bad = sorted(
-                c.service for c in found if c.running and c.service in ("db", "rest", "api-gw", "storage")
-                and service_health(c) == "unhealthy"
+                c.service for c in found
+                if c.running and c.service in (*_USERS["data"], "rest") and service_health(c) == "unhealthy"
             )  # fmt: skip
-            said = "" if "rest" not in stack.services else _ask_gateway(stack)
+            said = _ask_gateway(stack) if {"rest", "api-gw"} <= set(running) else ""
             if not bad and not said:
                 return
             if time.monotonic() > deadline:
@@ -445,7 +485,8 @@ def _ask_gateway(stack: Stack) -> str:
     """Ask REST through the gateway; return what is wrong, empty when it answers."""
     address = stack.variables.get("MULTIBASE_BIND_ADDRESS", "127.0.0.1")
     # An address that stands for all of the host's is no address to call.
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)  # noqa: S104 - compared, not bound
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - compared, not bound
+    host = "[{0}]".format(host) if ":" in host else host
     url = "http://{0}:{1}/rest/v1/".format(host, stack.variables.get("API_GW_HTTP_PORT", ""))
     key = stack.variables.get("SERVICE_ROLE_KEY", "")
     request = urllib.request.Request(url, headers={"apikey": key})  # noqa: S310 - the scheme stands above
@@ -478,11 +519,16 @@ def _settle_copy(server: Server) -> List[_materialise.Held]:
         server.script("postgres", change.format("DISABLE") + "\n")
         how = {"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}.get(enabled, "ENABLE")
         held.append(("webhook {0} on {1}".format(trigger, table), change.format(how)))
+    return held + _settle(server)
+
+
+def _settle(server: Server) -> List[_materialise.Held]:
+    """Let services make their tenants anew when they start: with the secrets that the instance has now."""
     for database, schema, table in _TENANTS:
         exists = "SELECT to_json(to_regclass('{0}.{1}') IS NOT NULL)".format(schema, table)
         if server.json(database, exists):
             server.script(database, "DELETE FROM {0}.{1};\n".format(schema, table))
-    return held
+    return []
 
 
 _CRON_JOBS = """
@@ -496,17 +542,6 @@ SELECT coalesce(json_agg(json_build_array(t.tgrelid::regclass::text, quote_ident
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND n.nspname = 'supabase_functions' AND p.proname = 'http_request'
 """
-
-
-def discard_outdated(layout: Layout, name: str, now: float) -> List[str]:
-    """Delete what a restore kept once its days are over; return the directories. The caller holds the data lock."""
-    journal = _restore_journal.read(layout, name)
-    if journal is None or journal.phase != "done" or now < journal.kept_until:
-        return []
-    gone = [exchange.old for exchange in journal.exchanges if os.path.isdir(exchange.old)]
-    for path in gone:
-        _restore_journal.remove_tree(path)
-    return gone
 
 
 def _iso(now: float) -> str:

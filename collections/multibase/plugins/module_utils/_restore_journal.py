@@ -20,7 +20,8 @@ from ._publish import replace_file, sync_directory
 
 SCHEMA = 1
 # building: new directories are being made; swapping: renames are under way; swapped: the new data is in place but not
-# proven; done: it is proven and the old data is kept; undone: the old data is back.
+# proven; done: it is proven and the old data is kept; undone: the old data is back; expired: what was kept is
+# being deleted.
 _CONFLICT = "{0}, {1} and {2} are all there; nobody can say which is which"
 UNFINISHED = ("building", "swapping", "swapped")
 
@@ -44,7 +45,8 @@ class Journal:
 
     ``rollback`` says that the new directories are those that an earlier restore had kept: they are never discarded.
     ``previous`` is the journal of the restore before, whose kept data stays until this one is done. ``held`` are pairs
-    of words and statement, of what is switched off in a copy.
+    of words and statement, of what is switched off in a copy. ``failed`` are directories with data that services ran on
+    before a restore was undone: what was written then is kept as long as other data is.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Journal:
     rollback: bool = False
     previous: Optional[Dict[str, Any]] = None
     held: List[List[str]] = field(default_factory=list)
+    failed: List[str] = field(default_factory=list)
 
 
 def _from_dict(data: Dict[str, Any]) -> Journal:
@@ -107,24 +110,51 @@ def let_go_of_previous(layout: Layout, journal: Journal) -> None:
     write(layout, journal, "done")
 
 
-def undone(layout: Layout, journal: Journal) -> None:
+def undone(layout: Layout, journal: Journal, ran: bool = False) -> None:
     """Record that everything is as before a restore, after the old data is in place again.
 
-    What a restore had built is discarded. What a rollback would have brought back stays kept, and so does what the
-    restore before kept.
+    What a restore had built is discarded, unless services ``ran`` on it: clients may have written there. What a
+    rollback would have brought back stays kept, and so does what the restore before kept.
     """
     if journal.rollback:
         journal.exchanges = [exchange.reversed() for exchange in journal.exchanges]
         journal.rollback = False
         write(layout, journal, "done")
         return
-    for exchange in journal.exchanges:
-        remove_tree(exchange.new)
-    if journal.previous is not None:
-        before = _from_dict(journal.previous)
-        write(layout, before, before.phase)
+    before = _from_dict(journal.previous) if journal.previous is not None else journal
+    phase = before.phase if journal.previous is not None else "undone"
+    if ran:
+        before.failed = [*before.failed, *(exchange.new for exchange in journal.exchanges)]
+        before.kept_until = max(before.kept_until, journal.kept_until)
     else:
-        write(layout, journal, "undone")
+        for exchange in journal.exchanges:
+            remove_tree(exchange.new)
+    write(layout, before, phase)
+
+
+def discard_outdated(layout: Layout, name: str, now: float) -> List[str]:
+    """Delete what restores kept once its days are over; return the directories. The caller holds the data lock."""
+    gone = outdated(layout, name, now)
+    journal = read(layout, name)
+    if journal is None or not gone:
+        return []
+    if journal.phase == "done":
+        # From now on nobody rolls back to what is half deleted.
+        write(layout, journal, "expired")
+    for path in gone:
+        remove_tree(path)
+    journal.failed = []
+    write(layout, journal, "undone" if journal.phase == "expired" else journal.phase)
+    return gone
+
+
+def outdated(layout: Layout, name: str, now: float) -> List[str]:
+    """Return the directories that ``discard_outdated`` would delete."""
+    journal = read(layout, name)
+    if journal is None or journal.phase in UNFINISHED or (now < journal.kept_until and journal.phase != "expired"):
+        return []
+    kept = [exchange.old for exchange in journal.exchanges] if journal.phase in ("done", "expired") else []
+    return [path for path in [*kept, *journal.failed] if os.path.isdir(path)]
 
 
 def pending(layout: Layout, name: str) -> Optional[str]:
