@@ -100,6 +100,10 @@ create table public.parent(a int);
 create table public.child(b int) inherits (public.parent);
 create unlogged table public.fleeting(a int);
 create sequence public.counter start 7 increment 3;
+create table public.worded(status varchar(9) check (status in ('new', 'done')), n int default (1 + 2) * 3,
+  check (n between 1 and 20 and (n > 2 and n <> 15)), unique (status, n));
+create index worded_some on public.worded (lower(status)) where status in ('new', 'x') and n > 1;
+create policy worded on public.worded using (status in ('new', 'done') and (n > 1 or n < 0));
 comment on table public.members is 'it''s
 \restrict x
 -- end';
@@ -109,6 +113,7 @@ alter table public.teams enable row level security, force row level security;
 create policy own on public.members for select to authenticated, bob using (note <> '\! no');
 create policy everyone on public.teams for all using (true) with check (name is not null);
 create materialized view public.sizes as select team, count(*) n from public.members group by team;
+create materialized view public.sizes_of_sizes as select n, count(*) c from public.sizes group by n;
 create view public.glad with (security_invoker = true) as select * from public.teams where mood = 'glad';
 create function public.makes(a int default 1) returns text language plpgsql security definer set search_path = '' as $f$
 begin
@@ -177,6 +182,9 @@ select lo_from_bytea(900001, decode(repeat('00ff5c', 4000), 'hex'));
 select lo_from_bytea(900002, '');
 grant select on large object 900001 to bob;
 refresh materialized view public.sizes;
+refresh materialized view public.sizes_of_sizes;
+insert into cron.job_run_details(jobid, runid, database, command, status)
+  values (1, 900, 'postgres', E'it''s\t\\.', 'ok');
 select nextval('public.counter') from generate_series(1, 5);
 select net.http_post('http://127.0.0.1/never', '{"a": 1}');
 """

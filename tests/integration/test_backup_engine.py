@@ -310,3 +310,32 @@ def test_damage_is_noticed_before_anything_is_touched(host: Machine, name: str) 
     assert host.tool("verify", name, one).code == host.tool("restore", name, one).code == 18
     assert host.container(name).attrs["State"]["StartedAt"] == started
     host.nothing_left(name)
+
+
+def test_databases_of_the_user_are_part_of_it(host: Machine, name: str) -> None:
+    host.psql(name, "create database warehouse owner postgres")
+    host.psql(name, "create table facts(a int, b text); insert into facts values (1, 'x'), (2, null)", "warehouse")
+    (result,) = json.loads(host.tool("backup", name).output)
+    manifest = json.loads((Path(result["directory"]) / (result["stem"] + ".manifest.json")).read_text())
+    assert sorted(manifest["databases"]) == ["_supabase", "postgres", "warehouse"]
+    assert manifest["databases"]["warehouse"]["fingerprint"]["tables"]["public.facts"][0] == 2
+    assert manifest["verified"]["databases"] == ["_supabase", "postgres", "warehouse"]
+    assert manifest["databases"]["postgres"]["fingerprint"]["tables"]["cron.job_run_details"][0] >= 1
+    assert result["notes"] == []
+    host.nothing_left(name)
+    host.psql(name, "drop database warehouse")
+
+
+def test_rows_that_a_dump_leaves_out_are_kept_and_their_loss_is_told(host: Machine, name: str) -> None:
+    """A table that an extension was given later: pg_dump has neither it nor its rows, CREATE EXTENSION makes none."""
+    host.psql(name, "alter extension citext add table app.of_admin")
+    good, before = host.backups(name), good_ones(host, name)
+    ended = host.tool("backup", name)
+    assert ended.code == 16 and "app.of_admin" in ended.said, ended
+    (stem,) = set(host.backups(name)) - set(good)
+    kept = Path(host.layout.backups(name)) / (stem + ".extensions.sql.gz")
+    text = gzip.decompress(kept.read_bytes()).decode()
+    assert 'DELETE FROM "app"."of_admin";\nCOPY "app"."of_admin" ("id") FROM stdin;\n' in text
+    assert "\n1\n2\n\\.\n" in text
+    host.psql(name, "alter extension citext drop table app.of_admin")
+    untouched(host, name, before)

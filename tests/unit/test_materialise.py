@@ -227,7 +227,7 @@ def test_what_psql_reads_is_restricted_with_another_key_each_time() -> None:
 def target(**more: Any) -> _materialise.Target:
     stack = mock.Mock(confidential=frozenset())
     stack.name = "acme"
-    return _materialise.Target(stack, "/new/data", "/new/custom", **more)
+    return _materialise.Target(stack, "/new/data", "/new/custom", "/live/custom", **more)
 
 
 SERVICE: Dict[str, Any] = {
@@ -312,7 +312,8 @@ def test_a_scratch_container_has_no_network_whatever_the_service_has() -> None:
 
 def fingerprint(**more: Any) -> Dict[str, Any]:
     found: Dict[str, Any] = {
-        "tables": {"public.t": [3, "11"], "(large objects)": [0, "0"]},
+        "tables": {"public.t": [3, "11", None], "(large objects)": [0, "0", None]},
+        "sequences": {"public.s": [7, 3], "public.down": [-4, -1]},
         "rights": {"public": "r1"},
         "definitions": {"policy": "p1"},
         "extensions": {"pgcrypto": ["1.3", "extensions", "supabase_admin"]},
@@ -323,12 +324,17 @@ def fingerprint(**more: Any) -> Dict[str, Any]:
 
 
 DIFFERENCES = {
-    "table public.t has 2 rows instead of 3": {"tables": {"public.t": [2, "11"], "(large objects)": [0, "0"]}},
-    "table public.t has other rows (hash 12 instead of 11)": {
-        "tables": {"public.t": [3, "12"], "(large objects)": [0, "0"]}
+    "table public.t has 2 rows instead of 3": {
+        "tables": {"public.t": [2, "11", None], "(large objects)": [0, "0", None]}
     },
-    "table public.t is missing": {"tables": {"(large objects)": [0, "0"]}},
-    "table x.y is not in the manifest": {"tables": {**fingerprint()["tables"], "x.y": [0, "0"]}},
+    "table public.t has other rows (hash 12 instead of 11)": {
+        "tables": {"public.t": [3, "12", None], "(large objects)": [0, "0", None]}
+    },
+    "table public.t is missing": {"tables": {"(large objects)": [0, "0", None]}},
+    "sequence public.s stands at 6 instead of 7": {"sequences": {"public.s": [6, 3], "public.down": [-4, -1]}},
+    "sequence public.s stands at None instead of 7": {"sequences": {"public.down": [-5, -1]}},
+    "sequence public.down stands at -3 instead of -4": {"sequences": {"public.s": [10, 3], "public.down": [-3, -1]}},
+    "table x.y is not in the manifest": {"tables": {**fingerprint()["tables"], "x.y": [0, "0", None]}},
     "rights in public differ": {"rights": {}},
     "rights in more differ": {"rights": {"public": "r1", "more": "r2"}},
     "policy definitions differ": {"definitions": {"policy": "p2"}},
@@ -349,11 +355,21 @@ def test_what_is_no_difference() -> None:
     assert _fingerprint.differences(fingerprint(), fingerprint()) == []
     newer = {"pgcrypto": ["1.4", "extensions", "supabase_admin"], "another": ["1", "x", "y"]}
     assert _fingerprint.differences(fingerprint(), fingerprint(extensions=newer)) == []
+    # What belongs to an extension is another thing once the extension is another version.
+    theirs = {
+        "tables": {**fingerprint()["tables"], "x.lookup": [9, "9", "pgcrypto"]},
+        "rights": {"public": "r1", "extension pgcrypto": "r9"},
+        "definitions": {"policy": "p1", "extension pgcrypto": "d9"},
+    }
+    assert _fingerprint.differences(fingerprint(), fingerprint(extensions=newer, **theirs)) == []
+    assert len(_fingerprint.differences(fingerprint(), fingerprint(**theirs))) == 3
+    ahead = {"public.s": [10, 3], "public.down": [-9, -1], "public.new": [1, 1]}
+    assert _fingerprint.differences(fingerprint(), fingerprint(sequences=ahead)) == []
 
 
 def test_all_differences_are_said() -> None:
     empty = {"tables": {}, "rights": {}, "definitions": {}, "extensions": {}, "settings": []}
-    assert len(_fingerprint.differences(fingerprint(), empty)) == 6
+    assert len(_fingerprint.differences(fingerprint(), empty)) == 8
 
 
 def test_roles() -> None:
@@ -428,8 +444,8 @@ def test_a_table_is_counted_by_its_quoted_name() -> None:
 
 
 def test_requests_that_wait_are_not_counted() -> None:
-    rows = [["net", "http_request_queue"], ["net", "_http_response"], ["net", "other"]]
-    assert _fingerprint.tables(lambda _query: rows) == [("net", "other")]
+    rows = [["net", name, "pg_net", True] for name in ("http_request_queue", "_http_response", "other")]
+    assert [table.key for table in _fingerprint.tables(lambda _query: rows)] == ["net.other"]
 
 
 def test_a_database_is_made_as_described() -> None:

@@ -131,10 +131,11 @@ def pack(stream: IO[bytes], sources: List[Tuple[str, str]]) -> Contents:
     A file that vanishes meanwhile is left out; one that shrinks is an error (BackupFailed), because its end is unknown.
     """
     digest, count, size = hashlib.sha256(), 0, 0
-    with (
-        gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=_LEVEL, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as archive,
-    ):
+    with contextlib.ExitStack() as open_files:
+        packed = open_files.enter_context(
+            gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=_LEVEL, mtime=0)
+        )
+        archive = open_files.enter_context(tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT))
         for prefix, source in sources:
             for parent, name, member in _entries(prefix, source):
                 line, added = _add(archive, member, parent, name)

@@ -13,6 +13,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
+import shlex
 import subprocess
 import tempfile
 import threading
@@ -25,7 +27,7 @@ from . import _archive, _catalogue, _database, _fingerprint, _lock, _materialise
 from ._compose import Compose
 from ._database import SUPERUSER, DatabaseFailed, Server, end
 from ._engine import Container, Engine
-from ._errors import BackupFailed, DatabaseDown, MultibaseError, NoSpace, Refused, UnknownInstance, VerificationFailed
+from ._errors import BackupFailed, DatabaseDown, MultibaseError, NoSpace, Refused, VerificationFailed
 from ._layout import ENV_FILE, ENVIRONMENT_DIRECTORY, MANIFEST_FILE, OVERRIDE_FILE, Layout
 from ._stacks import Stack, load_stack, redact
 
@@ -38,6 +40,7 @@ _PASSWORDS = (
 _PROBE_SECONDS = 30.0
 # On the filesystem of the data, so that verifying finds out whether a restore would have room.
 _WORK_PREFIX = ".verify-"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_]{1,63}\Z")
 _LOCK_WAIT = "60s"
 # The name of each format's file, and the programs that make it. gzip's own default level, as `pg_dump | gzip` has.
 FORMATS = {
@@ -166,12 +169,7 @@ class BackupRun:
 
     def take(self, name: str) -> Taken:
         """Back one instance up and, unless told otherwise, restore it once. Raises a MultibaseError."""
-        if name not in self._layout.instance_names():
-            raise UnknownInstance(
-                "there is no instance {0} here; there are: {1}".format(
-                    name, ", ".join(self._layout.instance_names()) or "none"
-                )
-            )
+        self._layout.known(name)
         with _lock.exclusive(self._layout.data_lock(name), self._options.lock_timeout):
             stack = load_stack(self._layout, name)
             try:
@@ -257,22 +255,22 @@ class BackupRun:
         manifest["raw_bytes"] = int(
             server.script("postgres", "SELECT sum(pg_database_size(oid)) FROM pg_database;\n").strip()
         )
-        suffix = FORMATS[options.format][0]
-        existing = server.json("postgres", "SELECT json_agg(datname) FROM pg_database")
-        for database in _materialise.DATABASES:
-            if database not in existing:
-                continue
-            base = stem + suffix if database == "postgres" else "{0}.{1}{2}".format(stem, database, suffix)
+        existing = server.json(
+            "postgres", "SELECT json_agg(datname) FROM pg_database WHERE datallowconn AND NOT datistemplate"
+        )
+        odd = [database for database in existing if not _PLAIN_NAME.match(database)]
+        if odd:
+            raise Refused("the name of database {0} cannot be part of a file's name; rename it".format(", ".join(odd)))
+        for database in sorted(existing, key=lambda name: (name != "postgres", name)):
+            # The user's own databases are data as well.
+            own = database not in _materialise.DATABASES
+            base = stem if database == "postgres" else "{0}.{1}{2}".format(stem, "db-" if own else "", database)
             started = time.monotonic()
             self._say("dumping database {0}".format(database))
-            described, fingerprint, part = self._dump(server, database, os.path.join(directory, base), made)
-            manifest["databases"][database] = {
-                "create": described,
-                "demoted_owners": _database.demoted_owners(server, database),
-                "extension_functions": server.json(database, _fingerprint.EXTENSION_FUNCTIONS),
-                "fingerprint": fingerprint,
-            }
-            manifest["parts"][base] = {"part": database, "secret": False, **part}
+            about, parts = self._dump(server, database, os.path.join(directory, base), made)
+            manifest["databases"][database] = about
+            for path, part in parts.items():
+                manifest["parts"][os.path.basename(path)] = {"secret": False, **part}
             manifest["durations"]["dump " + database] = round(time.monotonic() - started, 1)
         self._say("saving roles")
         for name, secret, command in (
@@ -283,21 +281,35 @@ class BackupRun:
             line = ["bash", "-c", "set -o pipefail; {0} | gzip".format(command)]
             part = self._stream(server, line, os.path.join(directory, base), made, name)
             manifest["parts"][base] = {"part": name, "secret": secret, **part}
+        key = os.path.join(self._layout.project(stack.name), "volumes", "db", "custom", "pgsodium_root.key")
+        manifest["vault_key_sha256"] = _catalogue.file_sha256(key) if os.path.isfile(key) else None
         if options.scope == "full":
             self._archives(stack, directory, manifest, made)
         return manifest
 
     def _dump(
-        self, server: Server, database: str, path: str, made: List[str]
-    ) -> Tuple[Dict[str, Any], Dict[str, Any], Dict[str, Any]]:
-        """Dump one database and take its fingerprint in the same snapshot, side by side."""
-        described = _database.describe(server, database)
+        self, server: Server, database: str, base: str, made: List[str]
+    ) -> Tuple[Dict[str, Any], Dict[str, Dict[str, Any]]]:
+        """Dump one database and take its fingerprint in the same snapshot, side by side.
+
+        Returns what the manifest says of it, and the parts that were made, by the paths that they will have.
+        """
+        about: Dict[str, Any] = {
+            "create": _database.describe(server, database),
+            "demoted_owners": _database.demoted_owners(server, database),
+            "extension_functions": server.json(database, _fingerprint.EXTENSION_FUNCTIONS),
+            "materialised_views": server.json(database, _fingerprint.MATERIALISED_VIEWS),
+            "subscriptions": server.json(database, _fingerprint.SUBSCRIPTIONS),
+        }
+        label = _materialise.part_of(database)
         with server.session(database) as session:
             session.ask("SET lock_timeout = '{0}';".format(_LOCK_WAIT))
             session.ask(_database.FIXED_SETTINGS + "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")
             snapshot = session.ask("SELECT pg_export_snapshot();")[0]
             if not all(character in "0123456789ABCDEF-" for character in snapshot):
                 raise BackupFailed("the server gave no snapshot")
+            sequences = session.json(_fingerprint.SEQUENCES)
+            tables = _fingerprint.tables(session.json)
             fingerprint: Dict[str, Any] = {}
             failure: List[BaseException] = []
 
@@ -309,22 +321,16 @@ class BackupRun:
 
             counting = threading.Thread(target=count, name="fingerprint of " + database, daemon=True)
             counting.start()
-            dump = (
-                "pg_dump -h 127.0.0.1 -U {0} -d {1} --snapshot={2} --lock-wait-timeout={3} --quote-all-identifiers{4}"
-            ).format(
-                SUPERUSER,
-                database,
-                snapshot,
-                _LOCK_WAIT,
-                "".join(" --exclude-table-data={0}.{1}".format(*table) for table in _fingerprint.EXCLUDED_DATA),
-            )
-            line = FORMATS[self._options.format][1].format(
+            suffix, template = FORMATS[self._options.format]
+            line = template.format(
                 timeout=int(self._options.timeout),
-                dump=dump,
+                dump=self._dump_command(database, snapshot, about["materialised_views"]),
                 level=self._options.level or _LEVELS[self._options.format],
             )
             try:
-                part = self._stream(server, ["bash", "-c", line], path, made, "pg_dump of {0}".format(database))
+                part = self._stream(
+                    server, ["bash", "-c", line], base + suffix, made, "pg_dump of {0}".format(database)
+                )
             except BackupFailed:
                 # When the session that holds the snapshot ended, that is the reason, and pg_dump only suffered from it.
                 if not failure:
@@ -332,14 +338,49 @@ class BackupRun:
             counting.join()
             if failure:
                 raise BackupFailed("counting the rows of {0} failed: {1}".format(database, failure[0]))
-        return described, fingerprint, part
+            parts = {base + suffix: {"part": label, **part}}
+            about["fingerprint"] = {**fingerprint, "sequences": sequences}
+            left_out = [table for table in tables if table.left_out and fingerprint["tables"][table.key][0]]
+            if left_out:
+                path = base + ".extensions.sql.gz"
+                script = _fingerprint.copy_script(session.json, left_out, snapshot)
+                command = "set -o pipefail; {0} | gzip".format(" ".join(Server.psql(database)))
+                what = "rows of extensions in {0}".format(database)
+                part = self._stream(server, ["bash", "-c", command], path, made, what, script)
+                parts[path] = {"part": "extensions of " + label, **part}
+        return about, parts
 
-    def _stream(self, server: Server, command: List[str], path: str, made: List[str], what: str) -> Dict[str, Any]:
-        """Write what a command in the container prints to ``path`` + .partial; return its size and SHA-256."""
+    @staticmethod
+    def _dump_command(database: str, snapshot: str, materialised_views: List[List[str]]) -> str:
+        """Return the command of pg_dump for a shell. Materialised views are refreshed once the rest is there."""
+        excluded = [*_fingerprint.EXCLUDED_DATA, *(tuple(view) for view in materialised_views)]
+        patterns = [".".join(_database.quote_identifier(word) for word in names) for names in excluded]
+        return (
+            "pg_dump -h 127.0.0.1 -U {0} -d {1} --snapshot={2} --lock-wait-timeout={3} --quote-all-identifiers{4}"
+        ).format(
+            SUPERUSER,
+            database,
+            snapshot,
+            _LOCK_WAIT,
+            "".join(" --exclude-table-data={0}".format(shlex.quote(pattern)) for pattern in patterns),
+        )
+
+    def _stream(
+        self, server: Server, command: List[str], path: str, made: List[str], what: str, script: str = ""
+    ) -> Dict[str, Any]:
+        """Write what a command in the container prints to ``path`` + .partial; return its size and SHA-256.
+
+        It reads ``script`` from its standard input.
+        """
         made.append(path + _catalogue.PARTIAL)
-        with tempfile.TemporaryFile() as errors, staged(path + _catalogue.PARTIAL) as stream:
+        with contextlib.ExitStack() as open_files:
+            errors = open_files.enter_context(tempfile.TemporaryFile())
+            source = open_files.enter_context(tempfile.TemporaryFile())
+            source.write(script.encode("utf-8"))
+            source.seek(0)
+            stream = open_files.enter_context(staged(path + _catalogue.PARTIAL))
             writer = _HashingWriter(stream)
-            process = server.popen(command, subprocess.DEVNULL, subprocess.PIPE, errors)
+            process = server.popen(command, source.fileno(), subprocess.PIPE, errors)
             output = cast(BufferedReader, process.stdout)
             try:
                 for chunk in iter(lambda: output.read1(_CHUNK), b""):
@@ -351,7 +392,8 @@ class BackupRun:
             finally:
                 end(process)
             if code != 0:
-                reason = "it took longer than it may" if code == 124 else _database.last_words(errors)
+                # 124 is what GNU timeout says, 143 what busybox does.
+                reason = "it took longer than it may" if code in (124, 143) else _database.last_words(errors)
                 raise BackupFailed("{0} failed (exit status {1}): {2}".format(what, code, reason))
         return {"size": writer.size, "sha256": writer.hash.hexdigest()}
 
@@ -391,8 +433,6 @@ class BackupRun:
             manifest["parts"][base] = {
                 "part": part, "secret": secret, "size": writer.size, "sha256": writer.hash.hexdigest(),
             }  # fmt: skip
-        key = os.path.join(volumes, "db", "custom", "pgsodium_root.key")
-        manifest["vault_key_sha256"] = _catalogue.file_sha256(key) if os.path.isfile(key) else None
 
 
 def discard_left_over(layout: Layout, engine: Engine, name: str) -> None:
@@ -425,9 +465,14 @@ def verify(
     os.mkdir(work, 0o700)
     manifest = dict(backup.manifest)
     try:
-        target = _materialise.Target(stack=stack, data=os.path.join(work, "data"), custom=os.path.join(work, "custom"))
+        target = _materialise.Target(
+            stack=stack,
+            data=os.path.join(work, "data"),
+            custom=os.path.join(work, "custom"),
+            live_custom=os.path.join(layout.project(stack.name), "volumes", "db", "custom"),
+        )
         os.mkdir(target.data, 0o700)
-        prepare_custom(layout, stack.name, backup, target.custom)
+        os.mkdir(target.custom, 0o755)
         maker = _materialise.Materialiser(engine, compose, docker_host, timeout, progress)
         maker.check(backup, trust_unsigned=False)
         outcome = maker.run(backup, target, {})
@@ -449,16 +494,6 @@ def verify(
     manifest["verified"] = {"at": _iso(clock()), "image": manifest["image"], **outcome.evidence}
     _catalogue.rewrite_manifest(layout, backup, manifest)
     return outcome
-
-
-def prepare_custom(layout: Layout, name: str, backup: _catalogue.Backup, path: str) -> None:
-    """Make the directory of the server's own configuration: empty when the backup holds it, else the instance's."""
-    os.mkdir(path, 0o755)
-    if backup.has("config"):
-        return
-    live = os.path.join(layout.project(name), "volumes", "db", "custom")
-    if os.path.isdir(live):
-        subprocess.run(["cp", "--archive", "--no-target-directory", live, path], check=True)
 
 
 def live_passwords(server: Server) -> Dict[str, str]:

@@ -14,7 +14,7 @@ import os
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Callable, Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, cast
 
 from . import _backup, _catalogue, _copies, _lock, _offsite, _portable, _restore_journal, _retention, _schedule
@@ -22,7 +22,7 @@ from ._backup import Options, Taken
 from ._compose import Compose
 from ._database import Server, end, last_words
 from ._engine import Engine
-from ._errors import BackupFailed, InvalidInput, LockTimeout, MultibaseError, Refused, StateCorrupt, UnknownInstance
+from ._errors import BackupFailed, InvalidInput, LockTimeout, MultibaseError, Refused, StateCorrupt
 from ._layout import Layout
 from ._names import name_problem
 from ._publish import replace_file
@@ -167,8 +167,7 @@ def fetch(
 
 def export(host: Host, name: str, lock_timeout: float, timeout: float) -> Dict[str, Any]:
     """Write roles, schema and data of an instance for moving to or from the cloud service, all of one snapshot."""
-    if name not in host.layout.instance_names():
-        raise UnknownInstance("there is no instance {0} here".format(name))
+    host.layout.known(name)
     with _lock.exclusive(host.layout.data_lock(name), lock_timeout):
         stack = load_stack(host.layout, name)
         container = _backup.find_database(host.engine, stack)
@@ -225,6 +224,7 @@ def prune(
         ]  # fmt: skip
         failed = bool(read_state(host.layout, name).get("exit_code"))
         plan = _retention.plan(entries, policy, host.clock(), failed)
+        plan = replace(plan, directories=_restore_journal.outdated(host.layout, name, host.clock()))
         if not check_mode:
             by_stem = {backup.stem: backup for backup in backups}
             for stem in plan.remove:
@@ -239,10 +239,13 @@ def verify(host: Host, name: str, wanted: Optional[str], lock_timeout: float) ->
         found = _catalogue.listing(host.layout, name) if wanted is None else []
         backup = found[-1] if found else _catalogue.choose(host.layout, name, wanted or "latest")
         stack = load_stack(host.layout, name)
-        outcome = _backup.verify(
-            host.layout, host.engine, host.compose, host.docker_host, stack, backup, Options().timeout, host.progress,
-            host.clock,
-        )  # fmt: skip
+        try:
+            outcome = _backup.verify(
+                host.layout, host.engine, host.compose, host.docker_host, stack, backup, Options().timeout,
+                host.progress, host.clock,
+            )  # fmt: skip
+        except MultibaseError as error:
+            raise type(error)(redact(str(error), stack.confidential)) from None
         state = read_state(host.layout, name)
         if backup.time > float(state.get("last_verified") or 0):
             write_state(host.layout, name, {**state, "last_verified": backup.time})

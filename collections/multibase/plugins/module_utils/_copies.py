@@ -248,7 +248,8 @@ def fetch(
                 if _catalogue.file_sha256(os.path.join(staging, plain)) != about["sha256"]:
                     raise IntegrityFailed("{0}: what was decrypted is not what was backed up".format(file))
             parts[plain] = about
-        manifest = {**copy.manifest, "parts": parts}
+        # Somebody wants it: no policy takes it away again.
+        manifest = {**copy.manifest, "parts": parts, "pinned": True}
         for file in parts:
             target = os.path.join(directory, file) + _catalogue.PARTIAL
             os.chmod(os.path.join(staging, file), 0o600)

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import List
 
+from ._errors import UnknownInstance
 from ._names import name_problem
 
 ENV_FILE = ".env"
@@ -92,6 +93,13 @@ class Layout:
     def registry_lock(self) -> str:
         # No instance can have this name: a name begins with a letter.
         return os.path.join(self.state, "locks", "_registry.lock")
+
+    def known(self, name: str) -> None:
+        """Raise UnknownInstance, naming those that there are, unless there is a published instance of this name."""
+        names = self.instance_names()
+        if name not in names:
+            there = ", ".join(names) or "none"
+            raise UnknownInstance("there is no instance {0} here; there are: {1}".format(name, there))
 
     def instance_names(self) -> List[str]:
         """Names of the directories that hold a published instance, sorted."""

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import os
 import re
 import secrets
 import subprocess
+import tarfile
 import tempfile
 import time
 import zlib
@@ -26,7 +28,7 @@ from . import _archive, _catalogue, _database, _fingerprint
 from ._compose import Compose
 from ._database import SUPERUSER, DatabaseFailed, Server, end, quote_identifier, quote_literal
 from ._engine import SCRATCH_LABEL, Engine
-from ._errors import EngineUnavailable, IntegrityFailed, NoSpace, Refused, VerificationFailed
+from ._errors import ComposeFailed, EngineUnavailable, IntegrityFailed, NoSpace, Refused, VerificationFailed
 from ._publish import sync_filesystem
 from ._sql_lines import Scanner
 from ._stacks import Stack, redact
@@ -40,10 +42,35 @@ SERVICE_ROLES = (
 DATA_TARGET = "/var/lib/postgresql/data"
 CUSTOM_TARGET = "/etc/postgresql-custom"
 _POLL_SECONDS = 0.3
+_STOP_SECONDS = 300
+# About four times max_wal_size, which the server may exceed.
+_MAXIMUM_LOG = 4 << 30
+# What a new cluster gave its roles: settings and memberships. The backup says which there are.
+_RESET_ROLES = r"""
+DO $multibase$
+DECLARE
+  one record;
+BEGIN
+  FOR one IN SELECT rolname FROM pg_roles WHERE rolname NOT LIKE 'pg\_%' LOOP
+    EXECUTE format('ALTER ROLE %I RESET ALL', one.rolname);
+  END LOOP;
+  FOR one IN
+    SELECT m.roleid::regrole AS granted, m.member::regrole AS member, m.grantor::regrole AS grantor
+    FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE r.rolname NOT LIKE 'pg\_%'
+  LOOP
+    IF current_setting('server_version_num')::int >= 160000 THEN
+      EXECUTE format('REVOKE %s FROM %s GRANTED BY %s CASCADE', one.granted, one.member, one.grantor);
+    ELSE
+      EXECUTE format('REVOKE %s FROM %s CASCADE', one.granted, one.member);
+    END IF;
+  END LOOP;
+END
+$multibase$;
+"""
 _START_SECONDS = 180.0
 # What keeps a load from being slow or from doing something: it is thrown away or synced whole when it is done.
 _SETTINGS = (
-    "fsync=off", "full_page_writes=off", "synchronous_commit=off", "autovacuum=off", "max_wal_size=4GB",
+    "fsync=off", "full_page_writes=off", "synchronous_commit=off", "autovacuum=off", "max_wal_size=1GB",
     "archive_mode=off", "cron.launch_active_jobs=off",
 )  # fmt: skip
 _PASSWORD = re.compile(
@@ -83,14 +110,16 @@ Held = Tuple[str, str]
 class Target:
     """The instance that a backup is materialised for, and the directories that it is materialised into.
 
-    ``custom`` is filled from the backup when it holds one, else copied from the instance. ``same_instance`` says
-    whether the backup is of this very instance: only then do passwords of further roles come from it. ``settle`` is
-    done to the new databases after they were compared; it returns what it held back.
+    ``custom`` is filled from the backup when it holds one, else copied from ``live_custom`` of the instance, else from
+    the image, as Docker does with a named volume. ``same_instance`` says whether the backup is of this very instance:
+    only then do passwords of further roles come from it. ``settle`` is done to the new databases after they were
+    compared; it returns what it held back.
     """
 
     stack: Stack
     data: str
     custom: str
+    live_custom: str
     storage: Optional[str] = None
     functions: Optional[str] = None
     snippets: Optional[str] = None
@@ -106,6 +135,11 @@ class Outcome:
     notes: List[str] = field(default_factory=list)
     evidence: Dict[str, Any] = field(default_factory=dict)
     held: List[Held] = field(default_factory=list)
+
+
+def part_of(database: str) -> str:
+    """Return what the part of a backup is called that holds a database."""
+    return database if database in DATABASES else "database " + database
 
 
 def discard_scratch(engine: Engine, name: str) -> int:
@@ -154,9 +188,9 @@ class Materialiser:
                 raise Refused(
                     "backup {0} was not signed and is no plain SQL: it cannot be looked into".format(backup.stem)
                 )
-            for part in (*DATABASES, "globals"):
-                if backup.has(part):
-                    scan(backup.path(part))
+            for name, about in backup.manifest["parts"].items():
+                if name.endswith(".sql.gz") and about["part"] != "passwords":
+                    scan(os.path.join(backup.directory, name))
 
     def run(self, backup: _catalogue.Backup, target: Target, passwords: Mapping[str, str]) -> Outcome:
         """Materialise a backup into the directories of ``target`` (which exist and are empty) and compare it.
@@ -166,19 +200,21 @@ class Materialiser:
         """
         started = time.monotonic()
         outcome = Outcome()
-        self._room(backup, target.data)
+        self._room(backup, target)
+        service = self._service(target.stack)
+        self._prepare_custom(backup, target, str(service["image"]))
         self._unpack(backup, target, outcome)
-        with self._server(target, backup) as server:
-            version = server.script("postgres", "SHOW server_version_num;\n").strip()
-            recorded = str(backup.manifest["server_version_num"])
-            if int(recorded) // 10000 > int(version) // 10000:
+        with self._server(target, backup, service) as server:
+            version = int(server.script("postgres", "SHOW server_version_num;\n").strip()) // 10000
+            recorded = int(backup.manifest["server_version_num"]) // 10000
+            if recorded != version:
                 raise Refused(
-                    "the backup is of PostgreSQL {0}, the instance has {1}: a newer version cannot be loaded into an "
-                    "older one".format(int(recorded) // 10000, int(version) // 10000)
+                    "the backup is of PostgreSQL {0}, the instance has {1}: another major version is an upgrade and no "
+                    "restore".format(recorded, version)
                 )
-            self._load_all(backup, server, target, passwords)
+            self._load_all(backup, server, target, passwords, outcome)
             self._compare(backup, server, outcome)
-            outcome.evidence["server_version_num"] = int(version)
+            outcome.evidence["server_version"] = version
             if target.settle is not None and not outcome.differences:
                 outcome.held = target.settle(server)
         sync_filesystem(target.data)
@@ -187,17 +223,55 @@ class Materialiser:
 
     # Steps
 
+    def _service(self, stack: Stack) -> Dict[str, Any]:
+        """Return the resolved Compose service of an instance's database. Raises Refused, ComposeFailed."""
+        try:
+            services = self._compose.config(stack.compose).get("services") or {}
+        except ComposeFailed as error:
+            raise ComposeFailed(redact(str(error), stack.confidential)) from None
+        if "db" not in services:
+            raise Refused("instance {0} has no database of its own".format(stack.name))
+        return dict(services["db"])
+
     @staticmethod
-    def _room(backup: _catalogue.Backup, directory: str) -> None:
-        there = os.statvfs(directory)
+    def _room(backup: _catalogue.Backup, target: Target) -> None:
+        """Refuse what would not leave the live server room to write. Raises NoSpace."""
+        there = os.statvfs(target.data)
         free = there.f_bavail * there.f_frsize
-        needed = int(backup.manifest.get("raw_bytes") or 0) + backup.size + (64 << 20)
-        if free < needed:
+        raw = int(backup.manifest.get("raw_bytes") or 0)
+        # The log of what is loaded, what building an index sorts, and files that are unpacked.
+        needed = raw + min(raw, _MAXIMUM_LOG) + raw // 4 + (64 << 20)
+        for part, place in (("storage", target.storage), ("functions", target.functions)):
+            if place is not None and part in backup.manifest["archives"]:
+                needed += int(backup.manifest["archives"][part]["bytes"])
+        kept_free = there.f_blocks * there.f_frsize // 50
+        if free < needed + kept_free:
             raise NoSpace(
-                "{0} has {1} MB free; materialising backup {2} takes about {3} MB".format(
-                    directory, free >> 20, backup.stem, needed >> 20
+                "{0} has {1} MB free; materialising backup {2} takes about {3} MB, and {4} MB stay free".format(
+                    target.data, free >> 20, backup.stem, needed >> 20, kept_free >> 20
                 )
             )
+
+    def _prepare_custom(self, backup: _catalogue.Backup, target: Target, image: str) -> None:
+        """Fill the directory of the server's own configuration where the backup does not; give it its owner."""
+        fill = not backup.has("config")
+        if fill and os.path.isdir(target.live_custom) and os.listdir(target.live_custom):
+            command = ["cp", "--archive", target.live_custom + "/.", target.custom]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise NoSpace("copying {0} failed: {1}".format(target.live_custom, done.stderr.strip()))
+            fill = False
+        content = self._engine.directory_of_image(image, CUSTOM_TARGET)
+        if content is None:
+            return
+        top = os.path.basename(CUSTOM_TARGET)
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            about = archive.next()
+        if about is not None:
+            os.chown(target.custom, about.uid, about.gid)
+            os.chmod(target.custom, about.mode & 0o777)
+        if fill:
+            _archive.unpack(io.BytesIO(gzip.compress(content)), {top: target.custom}, CUSTOM_TARGET + " of the image")
 
     def _unpack(self, backup: _catalogue.Backup, target: Target, outcome: Outcome) -> None:
         places: Dict[str, Dict[str, Optional[str]]] = {
@@ -218,17 +292,18 @@ class Materialiser:
             outcome.evidence[part] = found.files
         key = os.path.join(target.custom, "pgsodium_root.key")
         expected = backup.manifest.get("vault_key_sha256")
-        if expected and backup.has("config") and (not os.path.exists(key) or _catalogue.file_sha256(key) != expected):
-            outcome.differences.append("the Vault root key is not the one that was backed up")
+        if expected and (not os.path.exists(key) or _catalogue.file_sha256(key) != expected):
+            if backup.has("config"):
+                outcome.differences.append("the Vault root key is not the one that was backed up")
+            else:
+                outcome.notes.append(
+                    "the backup holds no Vault root key and the instance has another: secrets in Vault cannot be read"
+                )
 
     @contextlib.contextmanager
-    def _server(self, target: Target, backup: _catalogue.Backup) -> Iterator[Server]:
+    def _server(self, target: Target, backup: _catalogue.Backup, service: Mapping[str, Any]) -> Iterator[Server]:
         """Run a scratch container on the directories of ``target``; it is gone afterwards."""
-        name = target.stack.name
-        discard_scratch(self._engine, name)
-        service = (self._compose.config(target.stack.compose).get("services") or {}).get("db")
-        if not service:
-            raise Refused("instance {0} has no database of its own".format(name))
+        discard_scratch(self._engine, target.stack.name)
         self._say("starting a scratch server")
         try:
             container = self._engine.create_isolated(*scratch_options(service, target, self._memory))
@@ -238,7 +313,9 @@ class Materialiser:
             server = Server(container, self._docker_host, "materialise " + backup.stem)
             self._wait(server, target)
             yield server
-            self._engine.stop(container)
+            self._engine.stop(container, _STOP_SECONDS)
+            if os.path.exists(os.path.join(target.data, "postmaster.pid")):
+                raise DatabaseFailed("the scratch server did not end cleanly within {0} s".format(_STOP_SECONDS))
         except DatabaseFailed as error:
             state = self._engine.state(container)
             printed = (
@@ -266,7 +343,12 @@ class Materialiser:
             time.sleep(_POLL_SECONDS)
 
     def _load_all(
-        self, backup: _catalogue.Backup, server: Server, target: Target, passwords: Mapping[str, str]
+        self,
+        backup: _catalogue.Backup,
+        server: Server,
+        target: Target,
+        passwords: Mapping[str, str],
+        outcome: Outcome,
     ) -> None:
         if not backup.signed and not self._restricting(server):
             raise Refused(
@@ -277,24 +359,31 @@ class Materialiser:
         with gzip.open(backup.path("globals"), "rb") as stream:
             text = stream.read().decode("utf-8")
         # What is there already is there; what is missing afterwards is found by comparing.
+        # The image may have given its roles more than they had when the backup was made: a dump takes nothing away.
+        server.script("postgres", _RESET_ROLES, 300)
         server.script("postgres", restricted(without_passwords(text)), self._timeout, stop_at_errors=False)
-        for database in DATABASES:
-            if database not in backup.manifest["databases"]:
-                continue
-            about = backup.manifest["databases"][database]
+        for database, about in backup.manifest["databases"].items():
             self._say("loading database {0}".format(database))
             demoted = about["demoted_owners"]
             create = _database.superuser_sql(demoted, True) + _database.create_sql(database, about["create"])
             server.script("template1", create, 300)
+            part = part_of(database)
             if backup.manifest["format"] == "custom":
-                self._load_custom(server, database, backup.path(database))
+                self._load_custom(server, database, backup.path(part))
             else:
-                self._load_plain(server, database, backup.path(database))
+                self._load_plain(server, database, backup.path(part))
+            if backup.has("extensions of " + part):
+                self._load_plain(server, database, backup.path("extensions of " + part))
             server.script(database, _fingerprint.extension_owners_sql(about["fingerprint"]["extensions"]), 300)
             server.script(database, _fingerprint.extension_functions_sql(about["extension_functions"]), 300)
             after = _database.superuser_sql(demoted, False) + _database.rights_sql(database, about["create"])
             after += _fingerprint.settings_sql(database, about["fingerprint"]["settings"])
             server.script("template1", after, 300)
+            outcome.notes += self._refresh(server, database, about["materialised_views"])
+            outcome.notes += [
+                "{0}: subscription {1} is disabled; enable it if its publisher is right".format(database, name)
+                for name in about["subscriptions"]
+            ]
             server.script(database, "ANALYZE;\n", self._timeout)
         if passwords:
             existing = set(server.json("postgres", "SELECT json_agg(rolname) FROM pg_roles"))
@@ -304,6 +393,29 @@ class Materialiser:
                     password_sql(role, verifier) for role, verifier in sorted(passwords.items()) if role in existing
                 ),
             )
+
+    def _refresh(self, server: Server, database: str, views: Sequence[Sequence[str]]) -> List[str]:
+        """Fill materialised views, each as soon as those that it reads are; return notes on those that cannot be.
+
+        One may read a foreign table, which is out of reach here.
+        """
+        left, reasons = [tuple(view) for view in views], {}
+        while left:
+            again = []
+            for view in left:
+                name = ".".join(quote_identifier(word) for word in view)
+                try:
+                    server.script(database, "REFRESH MATERIALIZED VIEW {0};\n".format(name), self._timeout)
+                except DatabaseFailed as error:
+                    reasons[view] = str(error)
+                    again.append(view)
+            if len(again) == len(left):
+                break
+            left = again
+        return [
+            "{0}: materialised view {1} is empty, refresh it: {2}".format(database, ".".join(view), reasons[view])
+            for view in left
+        ]
 
     def _load_plain(self, server: Server, database: str, path: str) -> None:
         """Load a gzipped SQL file in one transaction; a line of ours before it keeps psql from running programs."""
@@ -351,7 +463,7 @@ class Materialiser:
             expected = backup.manifest["databases"][database]["fingerprint"]
             with server.session(database) as session:
                 session.ask(_database.FIXED_SETTINGS)
-                found = _fingerprint.take(session.json)
+                found = {**_fingerprint.take(session.json), "sequences": session.json(_fingerprint.SEQUENCES)}
             said = _fingerprint.differences(expected, found)
             outcome.differences += ["{0}: {1}".format(database, text) for text in said]
             outcome.notes += [
@@ -380,15 +492,21 @@ def scratch_options(
     for mount in service.get("volumes") or []:
         if mount.get("type") == "bind" and mount["target"] not in (DATA_TARGET, CUSTOM_TARGET):
             mounts.append(_mount(mount["source"], mount["target"], True))
-    command = list(service.get("command") or ["postgres"])
+    # Compose writes a dollar sign twice.
+    command = [str(word).replace("$$", "$") for word in service.get("command") or ["postgres"]]
     for setting in _SETTINGS:
         command += ["-c", setting]
     options = {
         "image": service["image"],
         "command": command,
-        "environment": {name: value for name, value in (service.get("environment") or {}).items() if value is not None},
+        "environment": {
+            name: str(value).replace("$$", "$")
+            for name, value in (service.get("environment") or {}).items()
+            if value is not None
+        },
         "labels": {SCRATCH_LABEL: target.stack.name},
         "stop_signal": "SIGINT",
+        "stop_timeout": _STOP_SECONDS,
     }
     host_options: Dict[str, Any] = {
         "mounts": mounts,

@@ -28,7 +28,6 @@ from ._errors import (
     MultibaseError,
     Refused,
     RestoreFailed,
-    UnknownInstance,
 )
 from ._health import service_health
 from ._layout import Layout
@@ -198,12 +197,7 @@ class RestoreRun:
     @contextlib.contextmanager
     def _data(self, name: str) -> Iterator[Stack]:
         """Hold the lock of an instance's data; errors leave without its secrets."""
-        if name not in self._layout.instance_names():
-            raise UnknownInstance(
-                "there is no instance {0} here; there are: {1}".format(
-                    name, ", ".join(self._layout.instance_names()) or "none"
-                )
-            )
+        self._layout.known(name)
         with _lock.exclusive(self._layout.data_lock(name), self._options.lock_timeout):
             stack = load_stack(self._layout, name)
             if "db" not in stack.services:
@@ -323,20 +317,17 @@ class RestoreRun:
             if not os.path.isdir(exchange.live):
                 os.mkdir(exchange.live, 0o755)
             _restore_journal.remove_tree(exchange.new)
-            if part == "custom":
-                _backup.prepare_custom(self._layout, stack.name, backup, exchange.new)
-                continue
             os.mkdir(exchange.new, 0o700 if part == "data" else 0o755)
-            with contextlib.suppress(FileNotFoundError):
+            if part not in ("data", "custom"):
                 status = os.stat(exchange.live)
-                if part != "data":
-                    os.chown(exchange.new, status.st_uid, status.st_gid)
-                    os.chmod(exchange.new, status.st_mode & 0o777)
+                os.chown(exchange.new, status.st_uid, status.st_gid)
+                os.chmod(exchange.new, status.st_mode & 0o777)
         optional = {part: exchanges[part].new for part in ("storage", "functions", "snippets") if part in exchanges}
         target = _materialise.Target(
             stack=stack,
             data=exchanges["data"].new,
             custom=exchanges["custom"].new,
+            live_custom=exchanges["custom"].live,
             same_instance=same,
             settle=_settle if same else _settle_copy,
             **optional,
@@ -507,6 +498,8 @@ def _settle_copy(server: Server) -> List[_materialise.Held]:
     Returns what is held until ``release`` is asked for.
     """
     held: List[_materialise.Held] = []
+    # Where older releases put the secret that signs tokens.
+    server.script("postgres", 'ALTER DATABASE postgres RESET "app.settings.jwt_secret";\n')
     if server.json("postgres", "SELECT to_json(to_regclass('cron.job') IS NOT NULL)"):
         jobs = server.json("postgres", _CRON_JOBS)
         held += [

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import AbstractSet, Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
@@ -57,11 +57,13 @@ class Plan:
     """What becomes of every backup: each is either in ``keep``, with its reasons, or in ``remove``, oldest first.
 
     ``refused`` says why nothing is removed although there may be something to remove; None when nothing was wrong.
+    ``directories`` are those with data that a restore kept for its days; the caller fills them in.
     """
 
     keep: Dict[str, List[str]]
     remove: List[str]
     refused: Optional[str]
+    directories: List[str] = field(default_factory=list)
 
 
 _PERIODS: Sequence[Tuple[str, Callable[[datetime], str]]] = (
@@ -72,7 +74,7 @@ _PERIODS: Sequence[Tuple[str, Callable[[datetime], str]]] = (
     ("monthly", "{0:%Y-%m}".format),
     ("yearly", "{0:%Y}".format),
 )
-_OPTIONS = tuple(field.name for field in fields(Policy))
+_OPTIONS = tuple(one.name for one in fields(Policy))
 _KEEPING = tuple(name for name in _OPTIONS if name.startswith("keep_"))
 
 

@@ -227,7 +227,9 @@ def one(host, name, params, policy, check_mode):
     if params["state"] == "pruned":
         plan = _backup_job.prune(host, name, policy, params["lock_timeout"], check_mode)
         notes = ["nothing was pruned: " + plan.refused] if plan.refused else []
-        return {"changed": bool(plan.remove), "pruned": plan.remove, "notes": notes}
+        notes += ["no longer kept of a restore: " + path for path in plan.directories]
+        return {"changed": bool(plan.remove or plan.directories), "pruned": plan.remove, "notes": notes}
+    host.layout.known(name)
     if check_mode:
         return {"changed": True}
     if params["state"] == "verified":
