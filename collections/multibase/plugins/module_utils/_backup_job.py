@@ -201,7 +201,7 @@ def _lines(server: Server, argv: Sequence[str], timeout: float) -> Iterator[Iter
         command = ["timeout", str(int(timeout)), *argv]
         process = server.popen(command, subprocess.DEVNULL, subprocess.PIPE, errors)
         try:
-            yield cast("IO[bytes]", process.stdout)
+            yield cast(IO[bytes], process.stdout)
             code = process.wait(timeout=60)
         finally:
             end(process)
