@@ -122,15 +122,17 @@ def test_no_two_pairs_are_alike() -> None:
 
 
 def test_short_numbers_keep_their_leading_zeros() -> None:
-    # One number in 256 begins with a zero byte: in 600 signatures about 5 do, in either half.
+    # One number in 256 begins with a zero byte. As many signatures as it takes: 600 of them hold none once in 100 runs.
     private = _jwt.new_private_jwk()
     public = _jwt.public_jwk(private)
     short = 0
-    for index in range(600):
+    for index in range(20000):
         token = _jwt.sign_es256({"n": index}, private)
         raw = decoded(token.split(".")[2])
         short += 0 in (raw[0], raw[32])
         assert independent_claims(token, public) == _jwt.verify_es256(token, public) == {"n": index}
+        if short >= 3:
+            break
     assert short
     small = next(jwk for jwk in iter(_jwt.new_private_jwk, None) if decoded(jwk["x"])[0] == 0)
     assert number(small["x"]) < 1 << 248

@@ -249,15 +249,16 @@ class BackupRun:
             "pinned": options.pinned,
             "verified": None,
         }
-        versions = server.script("postgres", "SHOW server_version; SHOW server_version_num;\n").split("\n")
-        manifest["server_version"], manifest["server_version_num"] = versions[0], int(versions[1])
-        manifest["roles"] = server.json("postgres", _fingerprint.ROLES)
-        manifest["raw_bytes"] = int(
-            server.script("postgres", "SELECT sum(pg_database_size(oid)) FROM pg_database;\n").strip()
-        )
-        existing = server.json(
-            "postgres", "SELECT json_agg(datname) FROM pg_database WHERE datallowconn AND NOT datistemplate"
-        )
+        # One session for all questions: starting a program in the container takes longer than most answers.
+        with server.session("postgres") as session:
+            session.ask(_database.FIXED_SETTINGS)
+            manifest["server_version"] = session.ask("SHOW server_version;")[0]
+            manifest["server_version_num"] = int(session.ask("SHOW server_version_num;")[0])
+            manifest["roles"] = session.json(_fingerprint.ROLES)
+            manifest["raw_bytes"] = int(session.ask("SELECT sum(pg_database_size(oid)) FROM pg_database;")[0])
+            existing = session.json(
+                "SELECT json_agg(datname) FROM pg_database WHERE datallowconn AND NOT datistemplate"
+            )
         odd = [database for database in existing if not _PLAIN_NAME.match(database)]
         if odd:
             raise Refused("the name of database {0} cannot be part of a file's name; rename it".format(", ".join(odd)))
@@ -294,13 +295,6 @@ class BackupRun:
 
         Returns what the manifest says of it, and the parts that were made, by the paths that they will have.
         """
-        about: Dict[str, Any] = {
-            "create": _database.describe(server, database),
-            "demoted_owners": _database.demoted_owners(server, database),
-            "extension_functions": server.json(database, _fingerprint.EXTENSION_FUNCTIONS),
-            "materialised_views": server.json(database, _fingerprint.MATERIALISED_VIEWS),
-            "subscriptions": server.json(database, _fingerprint.SUBSCRIPTIONS),
-        }
         label = _materialise.part_of(database)
         with server.session(database) as session:
             session.ask("SET lock_timeout = '{0}';".format(_LOCK_WAIT))
@@ -308,6 +302,13 @@ class BackupRun:
             snapshot = session.ask("SELECT pg_export_snapshot();")[0]
             if not all(character in "0123456789ABCDEF-" for character in snapshot):
                 raise BackupFailed("the server gave no snapshot")
+            about: Dict[str, Any] = {
+                "create": _database.describe(session, database),
+                "demoted_owners": _database.demoted_owners(session),
+                "extension_functions": session.json(_fingerprint.EXTENSION_FUNCTIONS),
+                "materialised_views": session.json(_fingerprint.MATERIALISED_VIEWS),
+                "subscriptions": session.json(_fingerprint.SUBSCRIPTIONS),
+            }
             sequences = session.json(_fingerprint.SEQUENCES)
             tables = _fingerprint.tables(session.json)
             fingerprint: Dict[str, Any] = {}

@@ -208,10 +208,9 @@ def end_left_over_sessions(server: Server) -> int:
     return len(found)
 
 
-def describe(server: Server, database: str) -> Dict[str, Any]:
+def describe(session: Session, database: str) -> Dict[str, Any]:
     """Return what is needed to create a database like this one from ``template0``."""
-    described = server.json(
-        database,
+    described = session.json(
         "SELECT json_build_object('owner', pg_get_userbyid(datdba), 'encoding', pg_encoding_to_char(encoding), "
         "'collate', datcollate, 'ctype', datctype, 'provider', to_jsonb(d) ->> 'datlocprovider', "
         "'locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'), "
@@ -233,9 +232,9 @@ SELECT coalesce(json_agg(DISTINCT r.rolname), '[]') FROM pg_roles r WHERE NOT r.
 """
 
 
-def demoted_owners(server: Server, database: str) -> List[str]:
-    """Return the roles that own what only superusers may own, and are none."""
-    return [str(role) for role in server.json(database, _DEMOTED_OWNERS)]
+def demoted_owners(session: Session) -> List[str]:
+    """Return the roles that own what only superusers may own in the session's database, and are none."""
+    return [str(role) for role in session.json(_DEMOTED_OWNERS)]
 
 
 def superuser_sql(roles: Sequence[str], superuser: bool) -> str:
