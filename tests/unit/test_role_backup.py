@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -244,6 +245,21 @@ def test_a_host_without_instances_gets_good_files_too(tmp_path: Path) -> None:
     assert json.loads(settings) == {}
 
 
+def test_a_verb_schedules_what_is_new_and_leaves_the_rest_alone(tmp_path: Path) -> None:
+    """After follow.yml read what the host has: beta as it was, acme as the inventory says."""
+    there = {**CANONICAL, "schedule": "5 4 * * *", "log": "/var/log/beta.log"}
+    text = base64.b64encode(json.dumps({"beta": there, "gone": CANONICAL, "leftover": CANONICAL}).encode()).decode()
+    known = {"__multibase_backup_scheduled": {"content": text}, "__multibase_instances_limit": ["gone"]}
+    own = {"acme": {"schedule": "@hourly"}, "beta": {"schedule": "none"}, "gone": {"schedule": "@hourly"}}
+    names = ["cron.j2", "backup-settings.json.j2"]
+    crontab, settings = expand(tmp_path, FLEET, names, multibase_backup_instances=own, **known)
+    told = json.loads(settings)
+    assert told["beta"] == there and sorted(told) == ["acme", "beta", "demo"]
+    assert told["acme"]["schedule"] == "0 * * * *"
+    (beta,) = [what for when, _who, what in read_crontab(crontab)[1] if when == "5 4 * * *"]
+    assert " backup beta --scheduled >>/var/log/beta.log" in beta
+
+
 def test_as_many_lines_as_instances_in_another_root(tmp_path: Path) -> None:
     fleet = {"t{0}".format(number): "running" for number in range(300)}
     (text,) = expand(tmp_path, fleet, ["cron.j2"], multibase_root="/srv/mb")
@@ -258,7 +274,7 @@ def test_the_tool_reads_the_settings_that_are_written(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (written,) = expand(tmp_path, FLEET, ["backup-settings.json.j2"], multibase_backup_instances=own)
     (tmp_path / "state" / _backup_job.SETTINGS_FILE).write_text(written)
-    keys = {"schedule", "scope", "format", "level", "verify", "timeout", "jitter", "retention"}
+    keys = {"schedule", "scope", "format", "level", "verify", "timeout", "jitter", "retention", "log"}
     for name in ("acme", "beta", "demo"):
         settings = _backup_job.read_settings(layout, name)
         assert set(settings) == keys
