@@ -20,7 +20,7 @@ from ._sizes import SIZES, Capacity, Demand, Size, overcommitment, parse_size
 MINIMUM_PYTHON = (3, 9)
 MINIMUM_ENGINE = (20, 10)
 # The oldest release of each distribution with a Python and an Engine that are new enough.
-MINIMUM_RELEASES: Dict[str, Tuple[int, int]] = {"debian": (12, 0), "ubuntu": (22, 4)}
+MINIMUM_RELEASES: Dict[str, Tuple[int, ...]] = {"debian": (12,), "ubuntu": (22, 4)}
 # What upstream publishes images for, by the names that the kernel and people have for it.
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 # The kernel of Debian 11; and the first with all that the storage driver overlay2 asks for.
@@ -935,8 +935,8 @@ def hostnames_of(domain: Any, public_url: Any) -> Tuple[str, ...]:
     found = []
     for text in (domain, re.sub(r"^[a-z][a-z0-9+.-]*://", "", str(public_url or ""), flags=re.IGNORECASE)):
         name = re.split(r"[/?#]", str(text or ""))[0].rpartition("@")[2]
-        # The port, unless what has colons is an IPv6 address in brackets.
-        name = re.sub(r":\d+$", "", name).strip("[]").rstrip(".").lower()
+        # Without the port, if there is one: the colons of an IPv6 address are more than one.
+        name = re.sub(r"^(\[.*\]|[^:]*):\d+$", r"\1", name).strip("[]").rstrip(".").lower()
         try:
             ipaddress.ip_address(name)
         except ValueError:

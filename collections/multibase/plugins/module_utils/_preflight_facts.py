@@ -96,10 +96,9 @@ def parse_kernel_config(text: str) -> Dict[str, str]:
 
 
 def parse_modules(text: str) -> FrozenSet[str]:
-    """Return the names in modules.dep or modules.builtin."""
-    return frozenset(
-        name.replace("-", "_") for name in re.findall(r"([^/\s]+)\.ko(?:\.\w+)?(?::|\s*$)", text, re.MULTILINE)
-    )
+    """Return the names at the beginning of each line of modules.dep or modules.builtin."""
+    names = re.findall(r"^(?:\S*/)?([^/\s:]+)\.ko(?:\.\w+)?(?::|\s*$)", text, re.MULTILINE)
+    return frozenset(name.replace("-", "_") for name in names)
 
 
 def parse_mounts(text: str) -> List[Tuple[str, str, FrozenSet[str]]]:
