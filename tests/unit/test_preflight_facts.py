@@ -538,6 +538,7 @@ def test_options_lie_over_blueprints_and_defaults() -> None:
     ]
     assert "canary" not in str(found)
     assert parse_size(found[1]["size"]) == Size(2048, 1.0)
+    assert preflight_instances(declared, defaults, blueprints, ["b", "z"]) == [found[1]]
 
 
 def test_nothing_declared_is_nothing() -> None:

@@ -15,7 +15,7 @@ description:
     M(multibase.supabase.instance) to tell.
 author:
   - Multibase contributors (@multibase)
-positional: _input, defaults, blueprints
+positional: _input, defaults, blueprints, only
 options:
   _input:
     description: The declared instances.
@@ -30,6 +30,11 @@ options:
     description: By name, options that lie under those of the instances that name them.
     type: dict
     default: {}
+  only:
+    description: Names of the instances that a run is about. All when empty.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -84,6 +89,7 @@ def preflight_instances(
     instances: Sequence[Any],
     defaults: Optional[Mapping[str, Any]] = None,
     blueprints: Optional[Mapping[str, Any]] = None,
+    only: Sequence[str] = (),
 ) -> List[Dict[str, Any]]:
     """See the module's text."""
     if not isinstance(instances, Sequence) or isinstance(instances, (str, bytes)):
@@ -91,6 +97,8 @@ def preflight_instances(
     found = []
     for own in instances:
         if not isinstance(own, Mapping) or not own.get("name") or own.get("state") == "absent":
+            continue
+        if only and own["name"] not in only:
             continue
         below: Mapping[str, Any] = defaults or {}
         blueprint = (blueprints or {}).get(own.get("blueprint", below.get("blueprint")))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import AbstractSet, Any, Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ._errors import MultibaseError
@@ -158,9 +158,8 @@ class EngineFacts:
     rootless: bool = False
     data_root: str = "/var/lib/docker"
     images: int = 0
-    warnings: Tuple[str, ...] = ()
-    projects: Mapping[str, Tuple[str, ...]] = ()  # type: ignore[assignment]
-    published: Mapping[int, str] = ()  # type: ignore[assignment]
+    projects: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
+    published: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -687,7 +686,7 @@ def _ports(facts: Facts, wanted: Wanted) -> Iterator[Said]:
     for port in wanted.proxy_ports:
         here = [listener for listener in facts.listeners if listener.port == port]
         programs = sorted({listener.program for listener in here if listener.program not in ("", "nginx")})
-        published = (dict(facts.engine.published) if facts.engine else {}).get(port)
+        published = facts.engine.published.get(port) if facts.engine else None
         if published and (not programs or programs == ["docker-proxy"]):
             strange = True
             yield _failure("port {0}: {1}".format(port, published), needed, "stop it, or publish it on another port")
@@ -788,7 +787,7 @@ def _supabase(facts: Facts, _wanted: Wanted) -> Iterator[Said]:
     needed = "no other Supabase on the host"
     found = [
         name
-        for name, images in sorted((dict(facts.engine.projects) if facts.engine else {}).items())
+        for name, images in sorted((facts.engine.projects if facts.engine else {}).items())
         if not name.startswith("multibase-") and any(re.search(r"(^|/)supabase/", image) for image in images)
     ]
     if found:

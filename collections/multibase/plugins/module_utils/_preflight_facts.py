@@ -486,7 +486,7 @@ def taken_ports(
     if place.top:
         ports = listening_ports(place.read("/proc/net/" + name) for name in ("tcp", "tcp6"))
     own = {port for base in reserved for port in block_of(base)}
-    ports.update({port: who for port, who in dict(found.published if found else {}).items() if port not in own})
+    ports.update({port: who for port, who in (found.published if found else {}).items() if port not in own})
     return ports, reserved
 
 
