@@ -636,7 +636,7 @@ def _time(facts: Facts, _wanted: Wanted) -> Iterator[Said]:
 
 
 def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address.split("%")[0]).is_loopback
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _dns(facts: Facts, wanted: Wanted) -> Iterator[Said]:

@@ -420,7 +420,7 @@ def addresses_of(name: str) -> Tuple[str, ...]:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return ()
-    return tuple(sorted({str(entry[4][0]).split("%")[0] for entry in found}))
+    return tuple(sorted({str(entry[4][0]).partition("%")[0] for entry in found}))
 
 
 def resolve(
