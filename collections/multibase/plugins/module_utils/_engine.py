@@ -254,7 +254,7 @@ class Engine:
 
 def socket_path(docker_host: str) -> Optional[str]:
     """Return the path of a local Engine's socket, or None for a remote one."""
-    return docker_host[len("unix://"):] if docker_host.startswith("unix://") else None
+    return docker_host[len("unix://") :] if docker_host.startswith("unix://") else None
 
 
 def connect(docker_host: str = DEFAULT_HOST) -> Engine:

@@ -206,17 +206,13 @@ class Runner:
                     )
                 )
             elif self._settings.purge_volumes and name not in self._settings.confirmed:
-                problems.append(
-                    "instance {0}: purge_volumes deletes data; name it in 'confirmed' as well".format(name)
-                )
+                problems.append("instance {0}: purge_volumes deletes data; name it in 'confirmed' as well".format(name))
         for name in sorted({name for name in names if list(names).count(name) > 1}):
             problems.append("instance {0}: named twice".format(name))
         if problems:
             raise InvalidInput(problems)
 
-    def _one(
-        self, name: str, by_project: Mapping[str, List[Container]], image_ids: Mapping[str, str]
-    ) -> Result:
+    def _one(self, name: str, by_project: Mapping[str, List[Container]], image_ids: Mapping[str, str]) -> Result:
         result = Result(name)
         started = time.monotonic()
         deadline = started + self._settings.timeout
@@ -485,9 +481,7 @@ class Runner:
             self._sleep(_POLL_SECONDS)
             containers = self._engine.containers(stack.project)
 
-    def _explain(
-        self, stack: Stack, containers: Sequence[Container], services: Sequence[str], complaint: str
-    ) -> str:
+    def _explain(self, stack: Stack, containers: Sequence[Container], services: Sequence[str], complaint: str) -> str:
         """Name the services that are not healthy, with the last lines that they printed."""
         order = {"unhealthy": 0, "stopped": 1, "starting": 2}
         bad = sorted(
