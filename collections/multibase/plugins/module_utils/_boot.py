@@ -7,11 +7,17 @@ that an interrupted restart, restore or ``up`` had stopped, for it takes those f
 could not start; and services that came up before their database and never got well. Here the same converge as in the
 module ``stack`` puts right what is not as recorded, a few instances at a time, and restarts once what stays unhealthy
 although its database is well. What was stopped with Multibase stays stopped.
+
+After a power cut in the middle of a start, an Engine may hold ports for endpoints that no container has any more, so
+that the containers that publish them cannot start (seen with 26.1; moby/libnetwork 2448). Its restart, once, puts that
+right.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +40,7 @@ UP, BROUGHT_UP, STOPPED, NEVER_STARTED, INTERRUPTED_RESTORE, FAILED = (
 )  # fmt: skip
 DATABASE = "db"
 _ENGINE_POLL_SECONDS = 1.0
+_PORT_HELD = re.compile(r"Bind for \S*:([0-9]{1,5}) failed: port is already allocated")
 
 
 class Interrupted(MultibaseError):
@@ -113,6 +120,11 @@ def ailing(containers: Sequence[Container]) -> List[str]:
     return sorted({one.service for one in containers if one.running and service_health(one) == "unhealthy"})
 
 
+def ports_held(message: str, published: Mapping[int, str]) -> List[int]:
+    """Return the ports that the Engine holds for nobody, by what it said: no container that runs publishes them."""
+    return sorted({int(port) for port in _PORT_HELD.findall(message)} - set(published))
+
+
 def in_order(manifests: Mapping[str, Mapping[str, Any]]) -> List[str]:
     """Return the names of instances in the order in which they are looked after: production first, then by name."""
     return sorted(manifests, key=lambda name: (manifests[name].get("environment") != "production", name))
@@ -141,6 +153,7 @@ class Boot:
         compose: Compose,
         options: Options,
         progress: Callable[[str], None] = lambda _text: None,
+        restart_engine: Optional[Callable[[], None]] = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Optional[Callable[[float], None]] = None,
     ) -> None:
@@ -148,6 +161,9 @@ class Boot:
         self._compose = compose
         self._options = options
         self._progress = progress
+        # None when the Engine is not to be restarted; so it is afterwards.
+        self._restart_engine = restart_engine
+        self._engine_lock = threading.Lock()
         self._clock = clock
         self._ended = threading.Event()
         self._wait = sleep or self._pause
@@ -205,18 +221,25 @@ class Boot:
 
     def _one(self, engine: Engine, name: str, deadline: float) -> Report:
         started = self._clock()
-        try:
-            report = self._looked_after(engine, name, min(deadline, started + self._options.instance_timeout))
-        except (MultibaseError, OSError) as error:
-            report = Report(name, FAILED, msg=str(error), exit_code=getattr(error, "exit_code", 1))
-        report.seconds = self._clock() - started
-        return report
+        deadline = min(deadline, started + self._options.instance_timeout)
+        actions: List[str] = []
+        while True:
+            try:
+                report = self._looked_after(engine, name, deadline, actions)
+            except (MultibaseError, OSError) as error:
+                # The Engine may be away for a moment, as when it is restarted for the sake of another instance.
+                if isinstance(error, EngineUnavailable) and self._clock() < deadline and not self._ended.is_set():
+                    with contextlib.suppress(Interrupted):
+                        self._wait(_ENGINE_POLL_SECONDS)
+                    continue
+                report = Report(name, FAILED, actions=actions, msg=str(error), exit_code=getattr(error, "exit_code", 1))
+            report.seconds = self._clock() - started
+            return report
 
-    def _looked_after(self, engine: Engine, name: str, deadline: float) -> Report:
+    def _looked_after(self, engine: Engine, name: str, deadline: float, actions: List[str]) -> Report:
         """Bring an instance up and wait for its health; restart each service that stays unhealthy once."""
         manifest = _registry.read_manifest(self._layout, name)
         project, expected = str(manifest["project"]), list(manifest["services"])
-        actions: List[str] = []
         restarted: List[str] = []
         services: List[str] = []
         result: Optional[Result] = None
@@ -238,10 +261,25 @@ class Boot:
                 msg = result.msg or decision.msg
                 return Report(name, outcome, result.state, result.health, actions, msg, exit_code=result.exit_code)
             if result is not None:
+                actions += self._freed(engine, result.msg)
                 services = [one for one in ailing(containers) if one not in restarted]
                 restarted += services
             result = self._round(engine, name, services, deadline)
             actions += result.actions
+            if result.failed and result.exit_code == EngineUnavailable.exit_code:
+                raise EngineUnavailable(result.msg)
+
+    def _freed(self, engine: Engine, message: str) -> List[str]:
+        """Restart the Engine, once in all, when it holds ports for nobody; return what was done."""
+        with self._engine_lock:
+            ports = ports_held(message, engine.ports_in_use()) if _PORT_HELD.search(message) else []
+            if not ports or self._restart_engine is None:
+                return []
+            what = ", ".join(map(str, ports))
+            self._progress("the Engine holds port {0} although no container has it; restarting it".format(what))
+            restart, self._restart_engine = self._restart_engine, None
+            restart()
+            return ["restarted the Engine, which held port {0} for nobody".format(what)]
 
     def _round(self, engine: Engine, name: str, services: Sequence[str], deadline: float) -> Result:
         left = max(1.0, deadline - self._clock())
