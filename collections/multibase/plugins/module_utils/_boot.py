@@ -40,6 +40,8 @@ UP, BROUGHT_UP, STOPPED, NEVER_STARTED, INTERRUPTED_RESTORE, FAILED = (
 )  # fmt: skip
 DATABASE = "db"
 _ENGINE_POLL_SECONDS = 1.0
+# Between attempts, twice as long each time: one that fails at once must not be made all the time.
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
 _PORT_HELD = re.compile(r"Bind for \S*:([0-9]{1,5}) failed: port is already allocated")
 
 
@@ -243,6 +245,7 @@ class Boot:
         restarted: List[str] = []
         services: List[str] = []
         result: Optional[Result] = None
+        pause = _FIRST_PAUSE_SECONDS
         while True:
             containers = engine.containers(project)
             # Asked in each round: somebody may stop the instance while we wait for it.
@@ -261,7 +264,11 @@ class Boot:
                 msg = result.msg or decision.msg
                 return Report(name, outcome, result.state, result.health, actions, msg, exit_code=result.exit_code)
             if result is not None:
-                actions += self._freed(engine, result.msg)
+                freed = self._freed(engine, result.msg)
+                actions += freed
+                if not freed:
+                    self._wait(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 services = [one for one in ailing(containers) if one not in restarted]
                 restarted += services
             result = self._round(engine, name, services, deadline)
