@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What somebody outside can reach: run in the network namespace of a neighbour. Needs CAP_NET_RAW, and nothing but Python.
+"""What somebody outside can reach: run in the network namespace of a neighbour. Needs CAP_NET_RAW and only Python.
 
-    outsider.py scan ADDRESS        prints the open TCP ports of all 65,535 as JSON
-    outsider.py tcp ADDRESS PORT    prints "open" when a connection is made, else "closed"
-    outsider.py udp ADDRESS PORT    prints "open" when what listens there sends back what it gets, else "closed"
-    outsider.py listen PORT         answers TCP connections with one line, until it is ended
+outsider.py scan ADDRESS        prints the open TCP ports of all 65,535 as JSON
+outsider.py tcp ADDRESS PORT    prints "open" when a connection is made, else "closed"
+outsider.py udp ADDRESS PORT    prints "open" when what listens there sends back what it gets, else "closed"
+outsider.py listen PORT         answers TCP connections with one line, until it is ended
 """
 
 from __future__ import annotations
