@@ -118,9 +118,14 @@ class Guarded:
         print("full scan of {0}: {1[open]} in {1[seconds]} s".format(address, found))
         return list(found["open"])
 
+    def ask(self, *what: str) -> Dict[str, bool]:
+        """Which of PROTO/ADDRESS/PORT answer to the neighbour."""
+        return dict(json.loads(self.outside("ask", *what)))
+
     def reachable(self, address: str, ports: Sequence[int]) -> List[int]:
         """Which of some TCP ports are open to the neighbour."""
-        return [port for port in ports if self.outside("tcp", address, str(port)) == "open"]
+        found = self.ask(*("tcp/{0}/{1}".format(address, port) for port in ports))
+        return [port for port in ports if found["tcp/{0}/{1}".format(address, port)]]
 
     def play(self, *options: str, succeeds: bool = True, **variables: Any) -> str:
         """Run the playbook; variables are those of the fixture and these on top."""

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What somebody outside can reach: run in the network namespace of a neighbour. Needs CAP_NET_RAW and only Python.
 
-outsider.py scan ADDRESS        prints the open TCP ports of all 65,535 as JSON
-outsider.py tcp ADDRESS PORT    prints "open" when a connection is made, else "closed"
-outsider.py udp ADDRESS PORT    prints "open" when what listens there sends back what it gets, else "closed"
-outsider.py listen PORT         answers TCP connections with one line, until it is ended
+outsider.py scan ADDRESS          prints the open TCP ports of all 65,535 as JSON
+outsider.py ask PROTO/ADDRESS/PORT ...
+                                  prints which of them answer as JSON: TCP by a connection, UDP by an echo
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import socket
 import struct
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import List, Set
 
 SOURCE_PORT = 40007
@@ -100,23 +100,19 @@ def udp(address: str, port: int) -> bool:
     return False
 
 
-def listen(port: int) -> None:
-    """Answer whoever connects."""
-    with socket.create_server(("", port)) as server:
-        while True:
-            connection = server.accept()[0]
-            connection.sendall(b"outside\n")
-            connection.close()
+def ask(what: str) -> bool:
+    """Whether PROTO/ADDRESS/PORT answers."""
+    proto, address, port = what.split("/")
+    return {"tcp": tcp, "udp": udp}[proto](address, int(port))
 
 
 def main(argv: List[str]) -> None:
     started = time.monotonic()
     if argv[0] == "scan":
         print(json.dumps({"open": scan(argv[1]), "seconds": round(time.monotonic() - started, 1)}))
-    elif argv[0] == "listen":
-        listen(int(argv[1]))
     else:
-        print("open" if {"tcp": tcp, "udp": udp}[argv[0]](argv[1], int(argv[2])) else "closed")
+        with ThreadPoolExecutor(len(argv)) as pool:
+            print(json.dumps(dict(zip(argv[1:], pool.map(ask, argv[1:])))))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ WEB = 'meta l4proto tcp ct original proto-dst { 80, 443 } accept comment "proxy"
         # By which port Ansible came in stands last in SSH_CONNECTION.
         ({"connection": "192.0.2.7 50000 192.0.2.1 2200"}, [SSH.replace("{ 22 }", "{ 22, 2200 }"), WEB]),
         ({"connection": "2001:db8::7 50000 2001:db8::1 22"}, [SSH, WEB]),
-        ({"multibase_firewall_ssh_from": ["10.0.0.0/8", "::1"]}, ["ip saddr 10.0.0.0/8 " + SSH, "ip6 saddr ::1 " + SSH, WEB]),
+        ({"multibase_firewall_ssh_from": ["1.2.3.4", "::1"]}, ["ip saddr 1.2.3.4 " + SSH, "ip6 saddr ::1 " + SSH, WEB]),
         ({"multibase_firewall_web_from": ["10.0.0.0/8"]}, [SSH, "ip saddr 10.0.0.0/8 " + WEB]),
         ({"multibase_proxy_http_port": 8080}, [SSH, WEB.replace("{ 80, 443 }", "{ 443, 8080 }")]),
         (
