@@ -19,7 +19,7 @@ ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 VERBS = [
     "backup", "backups", "create", "credentials", "delete", "export", "list", "restart", "restore", "show", "site",
-    "start", "status", "stop", "verify",
+    "sites", "start", "status", "stop", "user", "verify",
 ]  # fmt: skip
 # Facts as variables of their own, which inject_facts_as_vars=false switches off. These are no facts.
 MAGIC = re.compile(
