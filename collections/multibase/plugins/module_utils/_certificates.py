@@ -14,7 +14,7 @@ from ._proxy import covers
 
 # A self-signed certificate is made anew when it has less than this left, in days.
 RENEWAL_DAYS = 30
-_SELF_SIGNED_DAYS = 397
+_SELF_SIGNED_DAYS = 365
 SELF_SIGNED_ISSUER = "O=Multibase self-signed"
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _CERTBOT_LINE = re.compile(r"[^\x00-\x1f\x7f]*\Z")

@@ -282,7 +282,8 @@ def render_base(settings: Settings, main: str, fallback: Optional[Files]) -> str
                 *_common(settings),
                 *_tls(None if refusal else fallback),
                 *refusal,
-                "return 444;",
+                "# Only reached on a connection that was made for another name.",
+                *_block("location /", ["return 421;"]),
             ],
         )
     return "\n".join(lines) + "\n"
@@ -359,7 +360,6 @@ def _api(site: Site, settings: Settings, pass_on: str) -> List[str]:
         "/realtime/v1/": [
             "proxy_set_header Upgrade $multibase_upgrade;",
             "proxy_set_header Connection $multibase_connection;",
-            "proxy_buffering off;",
             "proxy_read_timeout 3600s;",
             "proxy_send_timeout 3600s;",
         ],
@@ -368,10 +368,11 @@ def _api(site: Site, settings: Settings, pass_on: str) -> List[str]:
             "client_body_timeout 300s;",
             "send_timeout 300s;",
             "proxy_request_buffering off;",
-            "proxy_buffering off;",
+            "proxy_max_temp_file_size 0;",
             "proxy_read_timeout 3600s;",
             "proxy_send_timeout 3600s;",
         ],
+        # Functions stream what they answer, piece by piece.
         "/functions/v1/": ["proxy_buffering off;", "proxy_read_timeout 420s;"],
     }
     paths = dict.fromkeys([*api_prefixes(), *special])

@@ -135,7 +135,8 @@ def plan(
 
     ``instances`` have name, url, port, bind_address, studio and dashboard_user; one without a domain name in its url
     has no site. ``extra`` are the domains of PANEL and ARA with the place behind them as DOMAIN=PLACE texts, ``own``
-    the settings of single sites. A domain that two want is the one's that has it already (``live``), else the first's.
+    the settings of single sites (several hosts may share them, so a name may be of another host). A domain that two
+    want is the one's that has it already (``live``), else the first's.
     """
     made = Plan()
     candidates: List[Site] = []
@@ -154,9 +155,6 @@ def plan(
                 made, candidates, name, "instance", scheme, domain, _address(instance), instance, own.get(name, {}),
                 defaults,
             )  # fmt: skip
-    known = {*extra, *(str(instance["name"]) for instance in instances)}
-    for name in sorted(set(map(str, own)) - known - {PANEL, ARA}):
-        made.problems[name] = "there are settings for this site, but no instance of this name"
     holders = {domain: name for name, domains in live.items() for domain in domains}
     taken: Dict[str, str] = {}
     # Whoever has a domain already comes first.
