@@ -116,7 +116,7 @@ class Host:
         self.play(REPOSITORY / "playbooks" / "sites.yml", *words, succeeds=succeeds, multibase_result_file=str(result))
         if not result.exists():
             return {}
-        return {site["name"]: site for site in json.loads(result.read_text())["instances"]}
+        return {site["name"]: site for site in json.loads(result.read_text())["sites"]}
 
     def run(self, *argv: str, check: bool = True) -> str:
         """Run a command on the host and return its standard output."""
