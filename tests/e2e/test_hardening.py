@@ -116,8 +116,9 @@ def test_who_guesses_is_banned(host: Guarded) -> None:
     ).stdout.strip()
     for number in range(6):
         subprocess.run(
-            ["nsenter", "--target", pid, "--net", "ssh", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-o", "ConnectTimeout=3",
-             "-o", "UserKnownHostsFile=/dev/null", "-F", "none", "guess{0}@{1}".format(number, host.address()), "true"],
+            ["nsenter", "--target", pid, "--net", "ssh", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
+             "-o", "ConnectTimeout=3", "-o", "UserKnownHostsFile=/dev/null", "-F", "none",
+             "guess{0}@{1}".format(number, host.address()), "true"],
             capture_output=True, check=False, timeout=60,
         )  # fmt: skip
     host.wait("fail2ban-client status sshd | grep -q {0}".format(address.replace(".", "[.]")), 20)
