@@ -82,17 +82,22 @@ class Guarded:
             "--label", "io.multibase.sandbox=1", "--label", "io.multibase.sandbox.host=" + self.name,
             "--sysctl", "net.ipv6.conf.all.disable_ipv6=0", IMAGE, "sleep", "infinity",
         )  # fmt: skip
-        output("docker", "exec", self.neighbour, "ip", "-6", "addr", "add", "fd00:212::2/64", "dev", "eth0", "nodad")
         self.address6()
 
     def down(self) -> None:
         output("docker", "rm", "--force", self.neighbour, check=False)
         self.sandbox("host", "down", self.name)
 
+    def host6(self, container: str = "") -> str:
+        """IPv6 address of the host or the neighbour: as unique on the sandbox's network as their IPv4 addresses."""
+        return "fd00:212::" + self.address(container).rpartition(".")[2]
+
     def address6(self) -> None:
-        """Give the host its IPv6 address, which a restart takes away."""
+        """Give both their IPv6 addresses, which a restart takes away."""
         self.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0")
-        self.run("ip", "-6", "addr", "replace", "fd00:212::1/64", "dev", "eth0", "nodad")
+        for container in (self.container, self.neighbour):
+            address = self.host6(container) + "/64"
+            output("docker", "exec", container, "ip", "-6", "addr", "replace", address, "dev", "eth0", "nodad")
 
     def address(self, container: str = "") -> str:
         """IPv4 address of the host or the neighbour."""

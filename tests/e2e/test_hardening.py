@@ -16,7 +16,7 @@ import pytest
 from e2e.guarded import Guarded
 
 ON = {"multibase_hardening_enabled": True}
-KERNEL = "cd /proc/sys/kernel; grep -H . kptr_restrict dmesg_restrict sysrq unprivileged_bpf_disabled"
+KERNEL = "cd /proc/sys/kernel; grep -H . kptr_restrict dmesg_restrict unprivileged_bpf_disabled"
 LONG = bool(os.environ.get("MULTIBASE_TEST_LONG"))
 
 
@@ -117,7 +117,8 @@ def test_who_guesses_is_banned(host: Guarded) -> None:
     for number in range(6):
         subprocess.run(
             ["nsenter", "--target", pid, "--net", "ssh", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
-             "-o", "UserKnownHostsFile=/dev/null", "-F", "none", "guess{0}@{1}".format(number, host.address()), "true"],
+             "-o", "ConnectTimeout=3", "-o", "UserKnownHostsFile=/dev/null", "-F", "none",
+             "guess{0}@{1}".format(number, host.address()), "true"],
             capture_output=True, check=False, timeout=60,
         )  # fmt: skip
     host.wait("fail2ban-client status sshd | grep -q {0}".format(address.replace(".", "[.]")), 20)
@@ -147,4 +148,4 @@ def test_lynis_says_it_is_better(host: Guarded) -> None:
         other.down()
     print("lynis: hardening index {0} before, {1} after".format(before, after))
     assert after > before
-    assert after >= 74
+    assert after >= 75
