@@ -22,10 +22,14 @@ from ansible_collections.multibase.supabase.plugins.module_utils._settings impor
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = [
     "preflight", "site", "create", "start", "stop", "restart", "status", "list", "show", "credentials", "backup",
-    "backups", "verify", "restore", "export", "delete",
+    "backups", "verify", "restore", "export", "delete", "sites", "user", "bundle", "load", "uninstall",
 ]  # fmt: skip
 # What verbs need beside the name of an instance.
-NEEDED = {"delete": ["--yes"], "credentials": ["--output", "acme.env"]}
+NEEDED = {
+    "delete": ["--yes"], "credentials": ["--output", "acme.env"], "user": ["list"], "bundle": ["b"], "load": ["b"],
+}  # fmt: skip
+# Verbs about hosts.
+UNNAMED = ("preflight", "site", "sites", "user", "bundle", "load", "uninstall")
 ACME: Dict[str, Any] = {
     "name": "acme",
     "host": "h1",
@@ -444,9 +448,9 @@ def test_settings_may_be_dictionaries(front: Front) -> None:
 
 def test_verbs_that_write_take_a_time_to_wait_for_the_lock(front: Front) -> None:
     for verb in VERBS:
-        words = [verb] if verb in ("preflight", "site") else [verb, "acme", *NEEDED.get(verb, [])]
+        words = [verb, *NEEDED.get(verb, [])] if verb in UNNAMED else [verb, "acme", *NEEDED.get(verb, [])]
         done = front.run(*words, "--lock-timeout", "5")
-        if verb in ("list", "status", "show", "credentials", "backups", "preflight"):
+        if verb in ("list", "status", "show", "credentials", "backups", "preflight", "user"):
             assert done.returncode == 2
         else:
             assert front.variables["multibase_lock_timeout"] == 5, done.stderr
@@ -466,6 +470,20 @@ def test_all_instances_must_be_meant_on_purpose(front: Front, verb: str) -> None
 def test_restart_of_single_services(front: Front) -> None:
     front.run("restart", "acme", "--service", "auth", "--service", "rest")
     assert front.variables == {"multibase_limit": ["acme"], "multibase_services": ["auth", "rest"]}
+
+
+def test_uninstall_hands_on_what_is_confirmed_and_tells_what_remains(front: Front) -> None:
+    assert front.run("uninstall", "acme").returncode == 2 and not front.called, "it is about hosts"
+    front.run("uninstall", "--check")
+    assert front.variables == {}
+    front.run("uninstall", "--confirm", "h1,h2", "--delete-data", "--confirm-data", "/srv/mb", "--no-final-backup")
+    assert front.variables == {
+        "multibase_uninstall_confirm": "h1,h2", "multibase_uninstall_delete_data": True,
+        "multibase_uninstall_confirm_data": "/srv/mb", "multibase_uninstall_final_backup": False,
+    }  # fmt: skip
+    left = {"name": "h1", "data": True, "paths": [{"path": "/srv/mb/projects", "bytes": 2048}], "packages": ["nginx"]}
+    text = runpy.run_path(str(ROOT / "multibase"))["remains_text"]([left])
+    assert text.splitlines() == ["h1: its data is kept", "  /srv/mb/projects  2.0 KiB", "  packages: nginx"]
 
 
 def test_delete_without_a_terminal_needs_yes(front: Front) -> None:
