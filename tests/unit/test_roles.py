@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 VERBS = [
-    "backup", "backups", "bundle", "create", "credentials", "delete", "export", "list", "load", "restart", "restore", "show", "site",
-    "start", "status", "stop", "verify",
+    "backup", "backups", "bundle", "create", "credentials", "delete", "export", "list", "load", "restart",
+    "restore", "show", "site", "start", "status", "stop", "verify",
 ]  # fmt: skip
 # Facts as variables of their own, which inject_facts_as_vars=false switches off. These are no facts.
 MAGIC = re.compile(
