@@ -193,5 +193,5 @@ def test_images_of_declared_instances() -> None:
 
 
 def test_mistakes_in_declarations_are_told() -> None:
-    with pytest.raises(AnsibleFilterError, match="nosuch(.|\n)*unknown release"):
+    with pytest.raises(AnsibleFilterError, match=r"nosuch(.|\n)*unknown release"):
         images_of({"name": "acme", "nosuch": 1}, {"name": "beta", "release": "9.9"})

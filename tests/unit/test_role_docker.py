@@ -198,7 +198,8 @@ def test_what_depends_on_the_engines_release(release: str, checked: bool, forget
 
 
 def test_which_instances_another_compose_brought_up() -> None:
-    lines = ['/opt/multibase/state/acme.json:  "compose": "2.26.1"', '/opt/multibase/state/b-c.json:  "compose": "5.6.1"']
+    brought_up = {"acme": "2.26.1", "b-c": "5.6.1"}
+    lines = ['/opt/multibase/state/{0}.json:  "compose": "{1}"'.format(*pair) for pair in brought_up.items()]
     known = variables(
         "Debian 12",
         **engine("docker.io", compose="2.26.1-4"),

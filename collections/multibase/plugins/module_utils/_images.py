@@ -3,7 +3,7 @@
 """Images in files: what a bundle for hosts without a registry is made of, and how it gets into an Engine.
 
 A bundle has one archive for each image, so that a host gets only what it lacks, and a manifest (a list of entries):
-``file``, ``sha256`` and ``size`` of the archive, and ``id``, ``content``, ``tags``, ``os``, ``architecture`` of the image.
+``file``, ``sha256`` and ``size`` of the archive; ``id``, ``content``, ``tags``, ``os``, ``architecture`` of the image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import zlib
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, cast
 
 from ._errors import MultibaseError
 from ._process import clean_environment
@@ -60,8 +60,8 @@ def architecture() -> str:
 def _docker(*words: str, timeout: float = _ANSWER_SECONDS) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            ["docker", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=clean_environment(), timeout=timeout, check=False, text=True,
+            ["docker", *words], stdin=subprocess.DEVNULL, capture_output=True, env=clean_environment(),
+            timeout=timeout, check=False, text=True,
         )  # fmt: skip
     except FileNotFoundError:
         raise MultibaseError("there is no docker on this host; playbooks/site.yml installs it") from None
@@ -127,7 +127,9 @@ def archive_name(entry: Mapping[str, Any], compression: str) -> str:
     return "{0}-{1}{2}".format(stem, entry["content"][:12], SUFFIXES[compression])
 
 
-def reusable(entry: Mapping[str, Any], known: Sequence[Mapping[str, Any]], compression: str) -> Optional[Dict[str, Any]]:
+def reusable(
+    entry: Mapping[str, Any], known: Sequence[Mapping[str, Any]], compression: str
+) -> Optional[Dict[str, Any]]:
     """Return the entry of a bundle that holds this very image with these tags, None when none does."""
     for other in known:
         if (
@@ -166,20 +168,19 @@ def _compressed(tags: Sequence[str], compression: str) -> Iterator[bytes]:
         ["docker", "save", *tags], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=clean_environment(),
     ) as process:  # fmt: skip
-        assert process.stdout is not None
-        assert process.stderr is not None
+        output = cast("IO[bytes]", process.stdout)
         try:
             if compression == "zstd":
-                yield from _through(["zstd", "--quiet", "-3", "--threads=0", "--stdout"], process.stdout)
+                yield from _through(["zstd", "--quiet", "-3", "--threads=0", "--stdout"], output)
             else:
                 squeeze = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)
-                for piece in iter(lambda: process.stdout.read(_CHUNK), b""):  # type: ignore[union-attr]
+                for piece in iter(lambda: output.read(_CHUNK), b""):
                     yield squeeze.compress(piece)
                 yield squeeze.flush()
         except BaseException:
             process.kill()
             raise
-        errors = process.stderr.read().decode("utf-8", "replace").strip()
+        errors = cast("IO[bytes]", process.stderr).read().decode("utf-8", "replace").strip()
     if process.returncode != 0:
         raise MultibaseError("docker save {0}: {1}".format(" ".join(tags), errors))
 
@@ -191,8 +192,8 @@ def _through(argv: Sequence[str], source: Any) -> Iterator[bytes]:
     except FileNotFoundError:
         raise MultibaseError("there is no {0} on this host; install it, or use gzip".format(argv[0])) from None
     with process:
-        assert process.stdout is not None
-        yield from iter(lambda: process.stdout.read(_CHUNK), b"")  # type: ignore[union-attr]
+        output = cast("IO[bytes]", process.stdout)
+        yield from iter(lambda: output.read(_CHUNK), b"")
     if process.returncode != 0:
         raise MultibaseError("{0} ended with {1}".format(argv[0], process.returncode))
 
@@ -233,17 +234,16 @@ def load(entry: Mapping[str, Any], path: str, look: Inspect = inspect) -> None:
         ["docker", "load", "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         env=clean_environment(),
     ) as process:  # fmt: skip
-        assert process.stdin is not None
-        assert process.stderr is not None
+        source = cast("IO[bytes]", process.stdin)
         try:
             with contextlib.suppress(BrokenPipeError):  # what docker says, below, tells why it ended
                 for piece in _expanded(stream, path):
-                    process.stdin.write(piece)
-                process.stdin.close()
+                    source.write(piece)
+                source.close()
         except BaseException:
             process.kill()
             raise
-        errors = process.stderr.read().decode("utf-8", "replace").strip()
+        errors = cast("IO[bytes]", process.stderr).read().decode("utf-8", "replace").strip()
     if process.returncode != 0:
         raise MultibaseError("docker load of {0}: {1}".format(path, errors))
     missing, elsewhere = compare([entry], look)

@@ -11,8 +11,8 @@ short_description: Images of containers in files, for hosts without a registry
 version_added: 0.3.0
 description:
   - Writes images of an Engine to archives with checksums, and loads such archives into an Engine.
-  - One archive holds one image with all its tags. An archive is checked before anything of it is loaded, and the image is
-    checked afterwards.
+  - One archive holds one image with all its tags. An archive is checked before anything of it is loaded, and the image
+    is checked afterwards.
 author:
   - Multibase contributors (@multibase)
 extends_documentation_fragment:
@@ -52,14 +52,15 @@ options:
     default: 1800
   compression:
     description:
-      - How archives are compressed. V(zstd) needs the program of that name here and where they are loaded; it is several
-        times faster.
+      - How archives are compressed. V(zstd) needs the program of that name here and where they are loaded; it is
+        several times faster.
     type: str
     choices: [gzip, zstd]
     default: gzip
   manifest:
     description:
-      - The entries of a bundle. With O(state=described), those of one that exists; what is in it need not be written again.
+      - The entries of a bundle. With O(state=described), those of one that exists; what is in it need not be written
+        again.
     type: list
     elements: dict
     default: []
