@@ -123,7 +123,7 @@ def test_the_rules_outlast_what_others_do(host: Guarded, event: str) -> None:
     for step in event.split("; "):
         host.shell(step)
         assert host.run("nft", "--stateless", "list", "table", "inet", "multibase") == before
-    # What was flushed are Docker's rules as well, which come back with Docker. systemd counts restarts: no more than three.
+    # What was flushed are Docker's rules as well, which come back with it. systemd allows few restarts.
     host.shell("systemctl reset-failed docker; systemctl restart docker")
     closed(host, full=event == "systemctl restart docker")
 
