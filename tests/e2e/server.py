@@ -90,14 +90,8 @@ class Server:
 
     def succeeds(self, *argv: str) -> bool:
         """Whether a command on the host ends with 0."""
-<<<<<<< HEAD
         done = subprocess.run(["docker", "exec", self.container, *argv], capture_output=True, check=False)
         return done.returncode == 0
-=======
-        return (
-            subprocess.run(["docker", "exec", self.container, *argv], capture_output=True, check=False).returncode == 0
-        )
->>>>>>> fd13844a3e9eb2c16029f66989385bfcd0943cdf
 
     def inside(self, program: str, data: Any) -> Any:
         """Run a Python program in the host's network, with ``data`` as JSON on its standard input.
@@ -105,17 +99,12 @@ class Server:
         That is how a client on the host itself sees it: instances are bound to its loopback address. The program has
         ``data`` as a variable, and what it assigns to ``result`` is returned.
         """
-<<<<<<< HEAD
         pid = subprocess.run(
             ["docker", "inspect", "--format", "{{.State.Pid}}", self.container],
             capture_output=True,
             text=True,
             check=True,
         ).stdout.strip()
-=======
-        shown = ["docker", "inspect", "--format", "{{.State.Pid}}", self.container]
-        pid = subprocess.run(shown, capture_output=True, text=True, check=True).stdout.strip()
->>>>>>> fd13844a3e9eb2c16029f66989385bfcd0943cdf
         source = "import json, sys\ndata = json.load(sys.stdin)\n{0}\njson.dump(result, sys.stdout)\n".format(program)
         done = subprocess.run(
             ["nsenter", "--target", pid, "--net", str(REPOSITORY / ".venv" / "bin" / "python"), "-c", source],

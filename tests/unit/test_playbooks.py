@@ -321,11 +321,7 @@ def test_settings_of_the_engine_keep_what_an_administrator_chose(tmp_path: Path)
         steps.append(
             {"name": "Compare", "ansible.builtin.assert": {"that": right, "fail_msg": told}, "vars": variables}
         )
-<<<<<<< HEAD
-    files = [str(DOCKER_ROLE / part / "main.yml") for part in ("defaults", "vars")]
-=======
     files = [str(DOCKER_ROLE / kind / "main.yml") for kind in ("defaults", "vars")]
->>>>>>> fd13844a3e9eb2c16029f66989385bfcd0943cdf
     play = {"hosts": "localhost", "gather_facts": False, "vars_files": files}
     (tmp_path / "play.yml").write_text(yaml.safe_dump([{**play, "tasks": steps}]))
     done = subprocess.run(
@@ -342,12 +338,8 @@ def test_settings_of_the_engine_keep_what_an_administrator_chose(tmp_path: Path)
 
 def test_the_engine_is_reloaded_before_it_is_restarted_and_waited_for_in_between() -> None:
     handlers = yaml.safe_load((DOCKER_ROLE / "handlers" / "main.yml").read_text(encoding="utf-8"))
-<<<<<<< HEAD
-    handlers = [handler for handler in handlers if "listen" in handler]
-=======
     # The first one reads the units of systemd anew, before any of them is restarted.
     assert handlers.pop(0)["ansible.builtin.systemd_service"] == {"daemon_reload": True}
->>>>>>> fd13844a3e9eb2c16029f66989385bfcd0943cdf
     states = [handler.get("ansible.builtin.service", {}).get("state") for handler in handlers]
     assert states == ["reloaded", None, "restarted"]
     assert "LiveRestoreEnabled" in str(handlers[1]["ansible.builtin.command"]["argv"])
@@ -359,11 +351,7 @@ def test_the_engine_is_reloaded_before_it_is_restarted_and_waited_for_in_between
 def test_an_engine_is_found_where_debian_and_where_others_put_it() -> None:
     tasks = yaml.safe_load((DOCKER_ROLE / "tasks" / "preflight.yml").read_text(encoding="utf-8"))
     (looks,) = [task["ansible.builtin.find"] for task in tasks if task.get("register") == "__multibase_docker_program"]
-<<<<<<< HEAD
-    assert set(looks["paths"]) >= {"/usr/bin", "/usr/sbin"}
-=======
     assert {"/usr/bin", "/usr/sbin"} <= set(looks["paths"])
->>>>>>> fd13844a3e9eb2c16029f66989385bfcd0943cdf
     assert looks["patterns"] == ["dockerd"]
 
 
