@@ -87,7 +87,8 @@ def test_other_users_list_nothing_but_what_is_served(tmp_path: Path) -> None:
         assert path == root + "/www" or not int(mode, 8) & 0o4, path
         assert not int(mode, 8) & 0o022, path
     # As GNU's stat prints them, byte for byte.
-    (tmp_path / "else where").mkdir(mode=0o711)
+    (tmp_path / "else where").mkdir()
+    (tmp_path / "else where").chmod(0o711)
     done = subprocess.run(
         ["stat", "--format=%a %U %G %F %n", root], capture_output=True, text=True, check=True
     ).stdout.splitlines()
