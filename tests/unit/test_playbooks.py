@@ -311,8 +311,6 @@ def test_settings_of_the_engine_keep_what_an_administrator_chose(tmp_path: Path)
             "multibase_docker_daemon_options": options,
             "__multibase_docker_program": {"matched": 1, "files": []},
             "__multibase_docker_settings": {"content": encoded},
-            # One that is there already.
-            "__multibase_docker_program": {"matched": 1},
             "__multibase_docker_swarm": {"stdout": swarm},
             "written": written,
             "changes": changes,
