@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: overlapping
 short_description: Which networks overlap with another one
-version_added: 0.3.0
+version_added: 0.1.0
 description:
   - Returns those of a list of networks that share addresses with another network, in their order.
 author:

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: stack_images
 short_description: Which images declared instances need
-version_added: 0.3.0
+version_added: 0.1.0
 description:
   - Returns the references of all images that the services of declared instances run, sorted, each once. That is the
     release of each instance with its image set, its registry, the images that it names itself and its services.

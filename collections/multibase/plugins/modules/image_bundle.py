@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: image_bundle
 short_description: Images of containers in files, for hosts without a registry
-version_added: 0.3.0
+version_added: 0.1.0
 description:
   - Writes images of an Engine to archives with checksums, and loads such archives into an Engine.
   - One archive holds one image with all its tags. An archive is checked before anything of it is loaded, and the image

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: remains_info
 short_description: Tell what of Multibase is on a host
-version_added: 0.3.0
+version_added: 0.1.0
 description:
   - Tells which files, directories, units, rules, packages, containers, networks, volumes and images of Multibase a host
     has, for removing it and for saying what remains. It never changes anything.
