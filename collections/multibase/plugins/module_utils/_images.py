@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import zlib
-from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, cast
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, cast
 
 from ._errors import MultibaseError
 from ._process import clean_environment
@@ -168,7 +168,7 @@ def _compressed(tags: Sequence[str], compression: str) -> Iterator[bytes]:
         ["docker", "save", *tags], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=clean_environment(),
     ) as process:  # fmt: skip
-        output = cast("IO[bytes]", process.stdout)
+        output = cast(BinaryIO, process.stdout)
         try:
             if compression == "zstd":
                 yield from _through(["zstd", "--quiet", "-3", "--threads=0", "--stdout"], output)
@@ -180,7 +180,7 @@ def _compressed(tags: Sequence[str], compression: str) -> Iterator[bytes]:
         except BaseException:
             process.kill()
             raise
-        errors = cast("IO[bytes]", process.stderr).read().decode("utf-8", "replace").strip()
+        errors = cast(BinaryIO, process.stderr).read().decode("utf-8", "replace").strip()
     if process.returncode != 0:
         raise MultibaseError("docker save {0}: {1}".format(" ".join(tags), errors))
 
@@ -192,7 +192,7 @@ def _through(argv: Sequence[str], source: Any) -> Iterator[bytes]:
     except FileNotFoundError:
         raise MultibaseError("there is no {0} on this host; install it, or use gzip".format(argv[0])) from None
     with process:
-        output = cast("IO[bytes]", process.stdout)
+        output = cast(BinaryIO, process.stdout)
         yield from iter(lambda: output.read(_CHUNK), b"")
     if process.returncode != 0:
         raise MultibaseError("{0} ended with {1}".format(argv[0], process.returncode))
@@ -234,7 +234,7 @@ def load(entry: Mapping[str, Any], path: str, look: Inspect = inspect) -> None:
         ["docker", "load", "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         env=clean_environment(),
     ) as process:  # fmt: skip
-        source = cast("IO[bytes]", process.stdin)
+        source = cast(BinaryIO, process.stdin)
         try:
             with contextlib.suppress(BrokenPipeError):  # what docker says, below, tells why it ended
                 for piece in _expanded(stream, path):
@@ -243,7 +243,7 @@ def load(entry: Mapping[str, Any], path: str, look: Inspect = inspect) -> None:
         except BaseException:
             process.kill()
             raise
-        errors = cast("IO[bytes]", process.stderr).read().decode("utf-8", "replace").strip()
+        errors = cast(BinaryIO, process.stderr).read().decode("utf-8", "replace").strip()
     if process.returncode != 0:
         raise MultibaseError("docker load of {0}: {1}".format(path, errors))
     missing, elsewhere = compare([entry], look)
