@@ -236,7 +236,7 @@ def _gib(count: float) -> str:
 def _declared(_facts: Facts, wanted: Wanted) -> Iterator[Said]:
     needed = "sizes and ranges that can be read"
     for problem in wanted.problems:
-        yield _failure(problem, needed, "correct it in the inventory")
+        yield _warning(problem, needed, "correct it in the inventory")
     if not wanted.problems:
         yield _ok("{0} instances".format(len(wanted.instances)), needed)
 
@@ -814,8 +814,8 @@ class Check:
 
 CHECKS: Tuple[Check, ...] = (
     Check(
-        "declared", "sizes of instances and `multibase_port_range` that can be read", "", "one that cannot",
-        "Correct the inventory.", _declared,
+        "declared", "sizes of instances and `multibase_port_range` that can be read",
+        "one that cannot; a run refuses it, with all other mistakes", "", "Correct the inventory.", _declared,
     ),
     Check(
         "os", "Debian 12 or later, Ubuntu 22.04 or later", "testing or unstable; an Ubuntu without long support",
