@@ -386,13 +386,15 @@ def test_studio_is_for_people(host: Host, password: str) -> None:
     login = {"Authorization": basic("admin", password)}
     dashboard = host.variables("acme")
     known = basic(dashboard["DASHBOARD_USERNAME"], dashboard["DASHBOARD_PASSWORD"])
-    for path in ("/", "/project/default", "/api/platform/projects", "/_next/static/x", "//", "/rest/v1", "/auth/v1"):
+    for path in ("/", "/project/default", "/api/platform/projects", "/_next/static/x", "//", "/rest/v2", "/auth"):
         refused = host.ask(ACME, path)
         assert (refused.status, refused.headers.get("www-authenticate")) == (401, 'Basic realm="Multibase"'), path
         answer = host.ask(ACME, path, headers=login)
         # What the gateway wants to see is not what people log in with.
         assert answer.told()["headers"]["authorization"] == known
         assert "x-multibase-user" not in answer.told()["headers"]
+    # An API's path without its slash leads to the API, never to Studio.
+    assert host.ask(ACME, "/rest/v1").headers["location"].partition("://")[2] == ACME + "/rest/v1/"
     assert host.ask(ACME, headers={"Authorization": basic("admin", password + "x")}).status == 401
     assert host.ask(ACME, headers={"Authorization": basic("nobody", password)}).status == 401
     # The instance's own login is the gateway's to check: it goes there as it is.
