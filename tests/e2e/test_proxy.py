@@ -294,7 +294,9 @@ def echoed(stream: socket.socket, text: bytes) -> bytes:
     stream.sendall(bytes((0x81, 0x80 | len(text))) + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(text)))
     back = b""
     while len(back) < 2 + len(text):
-        back += stream.recv(1024)
+        piece = stream.recv(1024)
+        assert piece, "the connection was closed"
+        back += piece
     return back[2:]
 
 
