@@ -114,6 +114,18 @@ def test_mistakes_of_one_site_are_its_own(settings: Any, words: str) -> None:
     assert words in made.problems["acme"]
 
 
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("10.0.0.0/8", True), ("192.0.2.1", True), ("2001:db8::/32", True), ("fe80::1%eth0; return 200", False),
+        ("fe80::1%a\n}", False), ("10.0.0.0/255.0.0.0", False), ("10.0.0.0/99", False), ("5", False), (5, False),
+        (True, False), ("", False), ("all", False),
+    ],
+)  # fmt: skip
+def test_networks_hold_nothing_for_nginx_but_themselves(text: Any, good: bool) -> None:
+    assert (_proxy.network_problem(text) is None) is good
+
+
 def test_plain_http_has_to_be_meant() -> None:
     url = "http://acme.example.com"
     assert "http://" in plan(instance("acme", url)).problems["acme"]

@@ -20,6 +20,8 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(r"(?=.{4,253}\Z)(?:" + _LABEL + r"\.)+(?=[a-z0-9-]*[a-z])" + _LABEL + r"\Z")
 # What stands unquoted in nginx's configuration: nothing that it, or a shell, reads as anything else.
 _PATH = re.compile(r"/[A-Za-z0-9._/-]{0,254}\Z")
+# ipaddress takes a zone after %, with anything in it, and a bare number.
+_NETWORK = re.compile(r"[0-9A-Fa-f:.]{2,45}(?:/[0-9]{1,3})?\Z")
 _ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104
 _OPTIONS = frozenset(
     ("aliases", "certificate", "certificate_file", "key_file", "studio_auth", "studio_allow_from", "enabled")
@@ -87,10 +89,12 @@ def path_problem(path: str) -> Optional[str]:
 def network_problem(text: str) -> Optional[str]:
     """Say why ``text`` is no address or network, or return None."""
     try:
-        ipaddress.ip_network(text, strict=False)
+        if isinstance(text, str) and _NETWORK.match(text):
+            ipaddress.ip_network(text, strict=False)
+            return None
     except ValueError:
-        return "{0!r} is no address or network such as 10.0.0.0/8".format(text)
-    return None
+        pass
+    return "{0!r} is no address or network such as 10.0.0.0/8".format(text)
 
 
 def covers(names: Sequence[str], domain: str) -> bool:
@@ -221,7 +225,7 @@ def _add(
         Site(
             name=name,
             kind=kind,
-            domains=tuple(domains),
+            domains=tuple(dict.fromkeys(domains)),
             upstream=upstream,
             certificate=certificate,
             studio=bool(instance.get("studio", False)),
