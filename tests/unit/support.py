@@ -14,6 +14,8 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 from unittest import mock
 
 import pytest
+import yaml
 from ansible.module_utils.testing import patch_module_args
 from ansible.parsing.dataloader import DataLoader
 from hypothesis import settings
@@ -575,3 +578,35 @@ def one_problem(problems: Sequence[str], *patterns: str) -> str:
     matching = [text for text in problems if all(re.search(pattern, text) for pattern in patterns)]
     assert len(matching) == 1, "expected one problem with {0}, found {1} in {2}".format(patterns, matching, problems)
     return matching[0]
+
+
+def expand_for_role(directory: Path, role: Path, texts: Sequence[str], known: Mapping[str, Any]) -> List[str]:
+    """Have Ansible expand templates of a role (names that end in .j2), or expressions, in one run.
+
+    ``known`` are variables over the role's own. Raises LookupError with what Ansible said when it fails.
+    """
+    variables: Dict[str, Any] = {}
+    for kind in ("defaults", "vars"):
+        variables.update(yaml.safe_load((role / kind / "main.yml").read_text(encoding="utf-8")) or {})
+    tasks: List[Dict[str, Any]] = []
+    for number, text in enumerate(texts):
+        if text.endswith(".j2"):
+            file = role / "templates" / text
+        else:
+            file = directory / "{0}.j2".format(number)
+            file.write_text(text)
+        module = {"src": str(file), "dest": str(directory / str(number)), "mode": "0600"}
+        tasks.append({"name": "Expand", "ansible.builtin.template": module})
+    play = {"hosts": "localhost", "gather_facts": False, "vars": {**variables, **known}, "tasks": tasks}
+    (directory / "play.yml").write_text(yaml.safe_dump([play]))
+    done = subprocess.run(
+        [str(REPOSITORY / ".venv" / "bin" / "ansible-playbook"), "-i", "localhost,", "-c", "local", "play.yml"],
+        env={
+            **os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_CALLBACK_PLUGINS": "",
+            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+        },
+        cwd=directory, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise LookupError(done.stdout + done.stderr)
+    return [(directory / str(number)).read_text() for number in range(len(texts))]

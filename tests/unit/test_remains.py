@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
@@ -13,7 +15,7 @@ import yaml
 from ansible_collections.multibase.supabase.plugins.module_utils import _process, _remains
 from ansible_collections.multibase.supabase.plugins.module_utils._engine import Engine
 from ansible_collections.multibase.supabase.plugins.module_utils._process import Completed
-from unit.support import FakeDocker
+from unit.support import REPOSITORY, FakeDocker
 
 MODULE = importlib.import_module("ansible_collections.multibase.supabase.plugins.modules.remains_info")
 
@@ -58,6 +60,19 @@ def test_files_are_ours_by_name_and_mark(tmp_path: Path) -> None:
     assert {row["path"] for row in told if not row["kept"]} == set(ours)
     assert {row["path"] for row in told if row["kept"]} == set(kept)
     assert [row["path"] for row in told] == sorted(row["path"] for row in told)
+
+
+def test_every_file_that_a_role_puts_below_etc_is_known() -> None:
+    patterns = [place.pattern for place in _remains.PLACES]
+    named = set()
+    for path in (REPOSITORY / "roles").rglob("*.yml"):
+        if path.parent.name in ("tasks", "vars"):
+            named |= set(re.findall(r"(?<![\w.])/etc/[\w./@-]*multibase[\w./@-]*", path.read_text(encoding="utf-8")))
+    # Staged beside its place, and renamed.
+    named -= {"/etc/ssh/multibase-new.conf"}
+    assert len(named) > 10
+    assert [one for one in sorted(named) if not any(fnmatch.fnmatch(one, p) or one.startswith(p + "/") or
+            p.startswith(one + "/") for p in patterns)] == []  # fmt: skip
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:

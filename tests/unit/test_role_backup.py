@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
@@ -20,7 +17,7 @@ from ansible_collections.multibase.supabase.plugins.filter.backup_settings impor
 from ansible_collections.multibase.supabase.plugins.module_utils import _backup_job, _schedule, _tool
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
 from ansible_collections.multibase.supabase.plugins.module_utils._retention import Policy
-from unit.support import PLUGINS, REPOSITORY
+from unit.support import PLUGINS, REPOSITORY, expand_for_role
 
 ROLE = REPOSITORY / "roles" / "multibase_backup"
 SOURCES = PLUGINS / "module_utils"
@@ -42,37 +39,9 @@ def expand(directory: Path, found: Mapping[str, str], texts: Sequence[str], **va
 
     Raises LookupError with what Ansible said when it fails.
     """
-    known = {
-        **load("defaults/main.yml"),
-        **load("vars/main.yml"),
-        "multibase_instances": [],
-        "__multibase_instances_info": {
-            "instances": [{"name": name, "state": state} for name, state in found.items()]
-        },
-        **variables,
-    }  # fmt: skip
-    tasks: List[Dict[str, Any]] = []
-    for number, text in enumerate(texts):
-        if text.endswith(".j2"):
-            file = ROLE / "templates" / text
-        else:
-            file = directory / "{0}.j2".format(number)
-            file.write_text(text)
-        module = {"src": str(file), "dest": str(directory / str(number)), "mode": "0600"}
-        tasks.append({"name": "Expand", "ansible.builtin.template": module})
-    play = {"hosts": "localhost", "gather_facts": False, "vars": known, "tasks": tasks}
-    (directory / "play.yml").write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        [str(REPOSITORY / ".venv" / "bin" / "ansible-playbook"), "-i", "localhost,", "-c", "local", "play.yml"],
-        env={
-            **os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_CALLBACK_PLUGINS": "",
-            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-        },
-        cwd=directory, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise LookupError(done.stdout + done.stderr)
-    return [(directory / str(number)).read_text() for number in range(len(texts))]
+    instances = [{"name": name, "state": state} for name, state in found.items()]
+    known = {"multibase_instances": [], "__multibase_instances_info": {"instances": instances}, **variables}
+    return expand_for_role(directory, ROLE, texts, known)
 
 
 def problems(*arguments: Any) -> List[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 import yaml
 
 from ansible_collections.multibase.supabase.plugins.module_utils import _backup_job, _tool
-from unit.support import PLUGINS, REPOSITORY
+from unit.support import PLUGINS, REPOSITORY, expand_for_role
 
 ROLE = REPOSITORY / "roles" / "multibase_host"
 SOURCES = PLUGINS / "module_utils"
@@ -30,33 +29,7 @@ def load(name: str) -> Any:
 
 def expand(directory: Path, texts: Sequence[str], **variables: Any) -> List[str]:
     """Have Ansible expand templates of the role, or expressions, in one run."""
-    known = {
-        **load("defaults/main.yml"),
-        **load("vars/main.yml"),
-        "multibase_host_tool_source": str(SOURCES),
-        **variables,
-    }
-    tasks: List[Dict[str, Any]] = []
-    for number, text in enumerate(texts):
-        if text.endswith(".j2"):
-            file = ROLE / "templates" / text
-        else:
-            file = directory / "{0}.j2".format(number)
-            file.write_text(text)
-        module = {"src": str(file), "dest": str(directory / str(number)), "mode": "0600"}
-        tasks.append({"name": "Expand", "ansible.builtin.template": module})
-    play = {"hosts": "localhost", "gather_facts": False, "vars": known, "tasks": tasks}
-    (directory / "play.yml").write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        [str(REPOSITORY / ".venv" / "bin" / "ansible-playbook"), "-i", "localhost,", "-c", "local", "play.yml"],
-        env={
-            **os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_CALLBACK_PLUGINS": "",
-            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-        },
-        cwd=directory, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [(directory / str(number)).read_text() for number in range(len(texts))]
+    return expand_for_role(directory, ROLE, texts, {"multibase_host_tool_source": str(SOURCES), **variables})
 
 
 # Directories

@@ -59,7 +59,13 @@ PLACES: Tuple[Place, ...] = (
     Place("/etc/ssh/sshd_config.d/*multibase*", "hardening", kept=True),
     Place("/etc/fail2ban/*.d/*multibase*", "hardening", kept=True),
     Place("/etc/apt/apt.conf.d/*multibase*", "hardening", kept=True),
+    Place("/etc/modprobe.d/*multibase*", "hardening", kept=True),
+    Place("/etc/security/limits.d/*multibase*", "hardening", kept=True),
+    Place("/etc/systemd/coredump.conf.d/*multibase*", "hardening", kept=True),
     Place("/etc/letsencrypt/live/*", "certificates", shared=False, kept=True),
+    # Docker stays, and goes on being updated.
+    Place("/etc/apt/sources.list.d/multibase-docker.sources", "docker", shared=False, kept=True),
+    Place("/etc/apt/keyrings/multibase-docker.asc", "docker", shared=False, kept=True),
     Place("/etc/docker/daemon.json", "docker", shared=False, kept=True),
     Place("/var/lib/docker", "docker", shared=False, kept=True),
 )
