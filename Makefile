@@ -14,13 +14,13 @@ demo: ## on a bare machine: an engine, a test host, two instances on it, and a w
 	@tests/setup.sh --install
 	@.venv/bin/python tests/demo.py
 
-test: ## run every test (ONLY=stage runs one: lint unit faults sanity integration e2e)
+test: ## run the tests (ONLY=stage runs one: lint unit faults sanity integration e2e hosts)
 	@tests/setup.sh --install
 	@.venv/bin/python tests/all.py $(ONLY)
 
-test-long: ## kill the instance engine at every step there is, not only at a share of them (some minutes)
-	@tests/setup.sh
-	@MULTIBASE_TEST_LONG=1 .venv/bin/python tests/all.py faults
+test-long: ## kill at every step there is, and try each role on test hosts of its own (most of an hour)
+	@tests/setup.sh --install
+	@MULTIBASE_TEST_LONG=1 .venv/bin/python tests/all.py faults hosts
 
 lint: ## run the linters and type checks
 	@tests/setup.sh

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What `make test` runs: every stage, the cheap ones first, up to the first that fails.
 
-    tests/all.py [STAGE]    lint, unit, faults, sanity, integration or e2e; all of them when none is named
+    tests/all.py [STAGE...]    lint, unit, faults, sanity, integration, e2e, hosts; without any all but hosts, which
+                               takes half an hour and is part of `make test-long`
 
 Ends with one line of its own: N passed, N failed (, N skipped).
 """
@@ -102,11 +103,24 @@ def integration() -> Count:
 
 
 def e2e() -> Count:
-    """Whole servers: Molecule provisions test hosts with the playbooks, and the results are looked at from outside."""
-    return pytest("e2e") if sandbox("engine", "images") else Count(failed=1)
+    """A whole server: Molecule provisions a test host with the playbooks, and the result is looked at from outside."""
+    if not sandbox("engine", "images"):
+        return Count(failed=1)
+    return pytest("e2e", *(f"--ignore={path}" for path in HOST_TESTS))
 
 
-STAGES: List[Callable[[], Count]] = [lint, unit, faults, sanity, integration, e2e]
+def hosts() -> Count:
+    """Single roles on test hosts of their own: firewall, proxy, hardening, reboots and the way back, Debian 12."""
+    if not sandbox("engine", "images"):
+        return Count(failed=1)
+    return pytest("e2e", *(f"--ignore={path}" for path in SERVER_TESTS))
+
+
+SERVER_TESTS = ["tests/e2e/test_server.py"]
+HOST_TESTS = [f"tests/e2e/test_{name}.py" for name in ("debian12", "firewall", "hardening", "host_life", "proxy")]
+STAGES: List[Callable[[], Count]] = [lint, unit, faults, sanity, integration, e2e, hosts]
+# Only when they are named.
+LONG = (hosts,)
 
 
 def main(argv: List[str]) -> int:
@@ -117,7 +131,7 @@ def main(argv: List[str]) -> int:
         return 2
     total = Count()
     for stage in STAGES:
-        if argv and stage.__name__ not in argv:
+        if stage.__name__ not in argv if argv else stage in LONG:
             continue
         print(f"\n==> {stage.__name__}: {stage.__doc__}", flush=True)
         started = time.monotonic()

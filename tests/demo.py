@@ -157,6 +157,8 @@ def main() -> int:
             changed = converge()
         with step("The web view of every run (ARA)"):
             address = start_view()
+        with step("A backup of acme, restored once to know that it is one: ./multibase -i sandbox backup acme"):
+            run(str(ROOT / "multibase"), "-i", "sandbox", "backup", "acme")
         print("==> The instances: ./multibase -i sandbox list\n", flush=True)
         run(str(ROOT / "multibase"), "-i", "sandbox", "list")
     except Failed as failure:
@@ -176,6 +178,7 @@ Try next:
     docker exec multibase-sandbox-demo grep ^ANON_KEY= /opt/multibase/projects/acme/.env
   ./multibase -i sandbox stop beta
   ./multibase -i sandbox start beta
+  ./multibase -i sandbox restore acme            the backup that was just made; --rollback takes it back
   ./multibase -i sandbox create gamma --size small
 Remove the test host, its instances, the registry and the web view (it names what it keeps, as the Engine and images):
   make clean""")

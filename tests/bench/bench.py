@@ -115,9 +115,7 @@ def changed_tasks(output: str) -> int:
 def run_playbook(workspace: Path, playbook: str, variables: Mapping[str, Any]) -> Run:
     """Run one of playbooks/ and measure the whole process. Raises BenchError with its output when it fails."""
     variables_file = workspace / "variables.json"
-    variables_file.write_text(
-        json.dumps({"ansible_python_interpreter": sys.executable, **variables}), encoding="utf-8"
-    )
+    variables_file.write_text(json.dumps({"ansible_python_interpreter": sys.executable, **variables}), encoding="utf-8")
     program = Path(sys.executable).parent / "ansible-playbook"
     if not program.exists():
         raise BenchError("there is no {0}; use .venv/bin/python, which `make setup` makes".format(program))

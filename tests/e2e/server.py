@@ -31,6 +31,8 @@ class Server:
     scanner: LeakScanner
     brought: Mapping[str, str]
     outputs: Dict[str, str] = field(default_factory=dict)
+    container: str = CONTAINER
+    scenario: str = SCENARIO.name
 
     @property
     def environment(self) -> Dict[str, str]:
@@ -41,6 +43,7 @@ class Server:
             "ARA_BASE_DIR": str(self.ara),
             "MULTIBASE_TEST_INVENTORY": str(self.inventory),
             "MULTIBASE_INVENTORY": str(self.inventory),
+            "MOLECULE_PROJECT_DIRECTORY": str(REPOSITORY),
             "MOLECULE_GLOB": "tests/molecule/*/molecule.yml",
             "MOLECULE_EPHEMERAL_DIRECTORY": str(self.inventory.parent / "molecule"),
             "NO_COLOR": "1",
@@ -69,7 +72,9 @@ class Server:
 
     def molecule(self, action: str, verbose: bool = False) -> str:
         """Run one action of the scenario and return what it printed."""
-        done = self.command("molecule " + action, ["molecule", action], verbose=verbose)
+        done = self.command(
+            "molecule " + action, ["molecule", action, "--scenario-name", self.scenario], verbose=verbose
+        )
         return done.stdout + done.stderr
 
     def multibase(self, *words: str, succeeds: bool = True, verbose: bool = False) -> subprocess.CompletedProcess[str]:
@@ -78,14 +83,15 @@ class Server:
 
     def run(self, *argv: str, check: bool = True) -> str:
         """Run a command on the host and return its standard output."""
-        done = subprocess.run(["docker", "exec", CONTAINER, *argv], capture_output=True, text=True, check=False)
+        done = subprocess.run(["docker", "exec", self.container, *argv], capture_output=True, text=True, check=False)
         if check:
             assert done.returncode == 0, "{0}: {1}".format(argv, done.stderr)
         return done.stdout
 
     def succeeds(self, *argv: str) -> bool:
         """Whether a command on the host ends with 0."""
-        return subprocess.run(["docker", "exec", CONTAINER, *argv], capture_output=True, check=False).returncode == 0
+        done = subprocess.run(["docker", "exec", self.container, *argv], capture_output=True, check=False)
+        return done.returncode == 0
 
     def inside(self, program: str, data: Any) -> Any:
         """Run a Python program in the host's network, with ``data`` as JSON on its standard input.
@@ -94,7 +100,10 @@ class Server:
         ``data`` as a variable, and what it assigns to ``result`` is returned.
         """
         pid = subprocess.run(
-            ["docker", "inspect", "--format", "{{.State.Pid}}", CONTAINER], capture_output=True, text=True, check=True
+            ["docker", "inspect", "--format", "{{.State.Pid}}", self.container],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
         source = "import json, sys\ndata = json.load(sys.stdin)\n{0}\njson.dump(result, sys.stdout)\n".format(program)
         done = subprocess.run(

@@ -472,9 +472,7 @@ class Machine:
 
     # The database, from outside
 
-    def psql(
-        self, name: str, sql: str, database: str = "postgres", check: bool = True, timeout: float = 120.0
-    ) -> str:
+    def psql(self, name: str, sql: str, database: str = "postgres", check: bool = True, timeout: float = 120.0) -> str:
         command = [
             "docker", "exec", "-i", self.container(name).id, "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1",
             "-h", "127.0.0.1", "-U", "supabase_admin", "-d", database,

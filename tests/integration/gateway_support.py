@@ -270,9 +270,7 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def running_envoy(
-    config: Mapping[str, Any], log_level: str = "warning", concurrency: int = 1
-) -> Iterator[Gateway]:
+def running_envoy(config: Mapping[str, Any], log_level: str = "warning", concurrency: int = 1) -> Iterator[Gateway]:
     """Starts Envoy with the configuration (listener and admin on port 0); ends it at the end."""
     with tempfile.TemporaryDirectory(prefix="gateway-test-") as scratch:
         directory = Path(scratch)

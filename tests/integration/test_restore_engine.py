@@ -6,6 +6,7 @@ The expected state is computed here, by own queries and from the files, when the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -425,3 +426,89 @@ def test_into_another_instance(host: Machine, taken: Expected) -> None:
     assert host.good("release", other)["held"] == []
     host.nothing_left(other)
     host.nothing_left(taken.name)
+
+
+def test_custom_format_comes_back_as_plain_does(host: Machine, taken: Expected) -> None:
+    before = host.picture(taken.name)
+    stem = host.backup(taken.name, format="custom")
+    assert (Path(host.layout.backups(taken.name)) / (stem + ".dump")).exists()
+    host.psql(taken.name, "drop table public.teams cascade; create table public.after_it(a int)")
+    host.good("restore", taken.name, stem)
+    host.healthy(taken.name)
+    assert differing(before, host.picture(taken.name)) == {}
+    host.nothing_left(taken.name)
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, megabytes: int) -> Iterator[Path]:
+    """A filesystem of its own, from a file."""
+    image, mounted = directory / "disk.img", directory / "disk"
+    with image.open("wb") as stream:
+        stream.truncate(megabytes << 20)
+    mounted.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], check=True)
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", "--lazy", str(mounted)], check=True)
+
+
+def test_disk_that_fills_up_while_data_is_loaded(tmp_path: Path) -> None:
+    """Somebody else takes the room that was there at first: nothing is exchanged, the next restore is clean."""
+    with small_disk(tmp_path, 900) as mounted:
+        host = Machine(mounted)
+        try:
+            name = new_name()
+            host.create(name)
+            rows = "select n, md5(n::text) || repeat(md5((n * 7)::text), 5) as words from generate_series(1, 250000) n"
+            host.psql(name, "create table public.big as " + rows)
+            stem = host.backup(name)
+            host.psql(name, "delete from public.big where n > 200000; checkpoint")
+            look = "select count(*), md5(string_agg(words, '' order by n)) from public.big"
+            before, contents = host.psql(name, look), host.contents(name)
+            filler = mounted / "of somebody else"
+            run = host.start("restore", name, stem)
+            assert run.said("loading database postgres"), run.lines
+            # At once, as writing would not: the room is taken before the rows have come.
+            with filler.open("wb") as stream:
+                status = os.statvfs(mounted)
+                os.posix_fallocate(stream.fileno(), 0, (status.f_bavail - 64) * status.f_frsize)
+            ended = run.end()
+            filler.unlink()
+            assert ended.code == 14 and "has no room left" in ended.said, ended
+            host.healthy(name)
+            assert host.psql(name, look) == before and host.contents(name) == contents
+            host.nothing_left(name)
+            host.good("restore", name, stem)
+            assert host.psql(name, "select count(*) from public.big") == "250000"
+            host.nothing_left(name)
+        finally:
+            host.clean()
+
+
+def test_killed_while_a_copy_is_made(host: Machine, taken: Expected) -> None:
+    """The copy is what it was or has the data; the source knows nothing of it."""
+    other = new_name()
+    host.create(other)
+    host.psql(other, "create extension pg_cron; create table public.own(a int)")
+    source = host.picture(taken.name)
+    before = host.picture(other)
+    for line, pause in LINES[1:3]:
+        run = host.start("restore", "--from", taken.name, other, taken.stem)
+        assert run.said(line), run.lines
+        time.sleep(pause)
+        run.kill()
+        host.good("recover", other)
+        host.healthy(other)
+        now = host.picture(other)
+        if differing(before, now):
+            assert host.psql(other, "select count(*) from public.teams") == host.psql(
+                taken.name, "select count(*) from public.teams"
+            )
+            # Held already, before anything could have run.
+            assert host.psql(other, "select count(*) from cron.job where active") == "0"
+            host.good("rollback", other)
+            assert differing(before, host.picture(other)) == {}
+        host.nothing_left(other)
+    assert differing(source, host.picture(taken.name)) == {}

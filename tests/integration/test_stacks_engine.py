@@ -227,9 +227,7 @@ def test_every_container_is_labelled_limited_and_rotates_its_log(host: Host, nam
         assert "no-new-privileges:true" in config["SecurityOpt"], service
 
 
-def test_shell_variables_do_not_reach_compose(
-    host: Host, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shell_variables_do_not_reach_compose(host: Host, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPOSE_PROFILES", "studio,meta")
     monkeypatch.setenv("COMPOSE_PROJECT_NAME", "somebody-else")
     monkeypatch.setenv("API_GW_HTTP_PORT", "1")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Test hosts: containers that boot systemd and run a Docker Engine of their own, like a small Debian 13 server.
+"""Test hosts: containers that boot systemd and run a Docker Engine of their own, like a small Debian server.
 
 Names and labels: container `multibase-sandbox-NAME`, volume `multibase-sandbox-NAME-docker` for /var/lib/docker, both
 labelled io.multibase.sandbox=1 and io.multibase.sandbox.host=NAME. Removal goes by those labels and exact ids.
@@ -20,7 +20,7 @@ from common import LABEL, NETWORK, SandboxError, docker, ensure_network, is_root
 from engine import cgroup_version, mount_v1_controllers
 
 HOST_LABEL = LABEL + ".host"
-IMAGE = "multibase-sandbox/host:13"
+IMAGE = "multibase-sandbox/host"
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 RESERVED = ("registry",)
 PUBLISH = re.compile(r"((?:\d{1,3}\.){3}\d{1,3}):(\d+)(?:-(\d+))?")
@@ -78,14 +78,19 @@ def port_mapping(publish: str) -> str:
     return f"{publish}:{publish.partition(':')[2]}"
 
 
-def up(name: str, publish: List[str]) -> None:
-    """Create and start a test host, or start the one there is; wait until systemd has booted it."""
+def up(name: str, publish: List[str], debian: str = "13") -> None:
+    """Create and start a test host, or start the one there is; wait until systemd has booted it.
+
+    debian: the release of Debian that a new host runs; one that is there must run it.
+    """
     check_name(name)
     mappings = [port_mapping(item) for item in publish]
     full = f"{NETWORK}-{name}"
-    wanted = run(["docker", "image", "inspect", "--format", "{{.Id}}", IMAGE], check=False).stdout.strip()
+    image = f"{IMAGE}:{debian}"
+    wanted = run(["docker", "image", "inspect", "--format", "{{.Id}}", image], check=False).stdout.strip()
     if not wanted:
-        raise SandboxError(f"{IMAGE} is missing: run `sandbox.py images` first")
+        option = "" if debian == "13" else f" --debian {debian}"
+        raise SandboxError(f"{image} is missing: run `sandbox.py images{option}` first")
     done = run(["docker", "container", "inspect", full], check=False)
     if done.returncode == 0:
         existing = json.loads(done.stdout)[0]
@@ -94,6 +99,9 @@ def up(name: str, publish: List[str]) -> None:
         recorded = existing["Config"]["Labels"].get(HOST_LABEL + ".publish", "")
         if recorded != " ".join(mappings):
             raise SandboxError(f"{full} publishes other ports ({recorded or 'none'}); `host down {name}` first")
+        release = existing["Config"]["Labels"].get(HOST_LABEL + ".debian", "13")
+        if release != debian:
+            raise SandboxError(f"{full} runs Debian {release}; `host down {name}` first")
         if existing["Image"] != wanted:
             say(f"{full} runs an older image; `host down {name}` and `host up {name}` would renew it")
         if not existing["State"]["Running"]:
@@ -105,12 +113,13 @@ def up(name: str, publish: List[str]) -> None:
         labels = ["--label", f"{LABEL}=1", "--label", f"{HOST_LABEL}={name}"]
         volume = f"{full}-docker"
         argv = ["run", "--detach", "--name", full, "--hostname", name, *labels]
-        argv += ["--label", f"{HOST_LABEL}.publish={' '.join(mappings)}", "--network", NETWORK]
+        argv += ["--label", f"{HOST_LABEL}.publish={' '.join(mappings)}", "--label", f"{HOST_LABEL}.debian={debian}"]
+        argv += ["--network", NETWORK]
         argv += [*system_flags(), "--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec,mode=1777"]
         argv += ["--volume", f"{volume}:/var/lib/docker", *(f"--publish={item}" for item in mappings)]
         with step(f"creating {full}"):
             docker("volume", "create", *labels, volume)
-            docker(*argv, IMAGE)
+            docker(*argv, image)
     wait_for_boot(full)
 
 

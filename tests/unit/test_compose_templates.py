@@ -50,9 +50,7 @@ from contract.stack import (
 
 COMPOSE_FILES = (BASE_FILE, *OVERLAYS)
 # Where each service comes from, and what stands there.
-HOME = {
-    name: file for file in COMPOSE_FILES for name, service in load(file)["services"].items() if "image" in service
-}
+HOME = {name: file for file in COMPOSE_FILES for name, service in load(file)["services"].items() if "image" in service}
 DEFINED: Dict[str, Dict[str, Any]] = {name: load(file)["services"][name] for name, file in HOME.items()}
 
 # Which services receive which secret. What stands here ends up in `docker inspect` of that service.
@@ -661,7 +659,7 @@ def test_environment_files(release: Path, tmp_path: Path) -> None:
     (project / "env").mkdir()
     for name in SERVICES:
         (project / "env" / "{0}.env".format(name)).write_text(
-            "OWN={0}\nGOTRUE_SITE_URL=theirs\nQUOTED=\"a\\$b\"\n".format(name), encoding="utf-8"
+            'OWN={0}\nGOTRUE_SITE_URL=theirs\nQUOTED="a\\$b"\n'.format(name), encoding="utf-8"
         )
     services = config(project, ("overlays/logs.yml", "overlays/pgbouncer.yml"), variables())["services"]
     assert set(services) == SERVICES

@@ -298,9 +298,7 @@ def test_what_is_no_plain_file_is_refused(tmp_path: Path, force: bool) -> None:
 
 
 @pytest.mark.parametrize(("mode", "refused"), [(0o777, True), (0o1777, False), (0o775, False), (0o702, True)])
-def test_a_directory_that_everybody_may_write_to_needs_the_sticky_bit(
-    tmp_path: Path, mode: int, refused: bool
-) -> None:
+def test_a_directory_that_everybody_may_write_to_needs_the_sticky_bit(tmp_path: Path, mode: int, refused: bool) -> None:
     directory = tmp_path / "shared"
     directory.mkdir()
     directory.chmod(mode)

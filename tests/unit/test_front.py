@@ -21,11 +21,15 @@ from ansible_collections.multibase.supabase.plugins.module_utils._settings impor
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = [
-    "site", "create", "start", "stop", "restart", "status", "list", "show", "credentials", "backup", "backups",
-    "verify", "restore", "export", "delete",
+    "preflight", "site", "create", "start", "stop", "restart", "status", "list", "show", "credentials", "backup",
+    "backups", "verify", "restore", "export", "delete", "sites", "user", "bundle", "load", "uninstall",
 ]  # fmt: skip
 # What verbs need beside the name of an instance.
-NEEDED = {"delete": ["--yes"], "credentials": ["--output", "acme.env"]}
+NEEDED = {
+    "delete": ["--yes"], "credentials": ["--output", "acme.env"], "user": ["list"], "bundle": ["b"], "load": ["b"],
+}  # fmt: skip
+# Verbs about hosts.
+UNNAMED = ("preflight", "site", "sites", "user", "bundle", "load", "uninstall")
 ACME: Dict[str, Any] = {
     "name": "acme",
     "host": "h1",
@@ -52,7 +56,7 @@ if reply["record"]:
     with sqlite3.connect(os.path.join(root, ".ara", "ansible.sqlite")) as database:
         database.execute("INSERT INTO playbooks (name) VALUES ('x')")
 if reply["instances"] is not None:
-    json.dump({{"instances": reply["instances"]}}, open(variables["multibase_result_file"], "w"))
+    json.dump({{reply["key"]: reply["instances"]}}, open(variables["multibase_result_file"], "w"))
 json.dump(reply["failures"], open(os.environ["MULTIBASE_FAILURES_FILE"], "w"))
 print(reply["output"])
 sys.exit(reply["code"])
@@ -72,9 +76,11 @@ class Front:
         failures: Optional[List[Dict[str, str]]] = None,
         output: str = "PLAY RECAP",
         record: bool = True,
+        key: str = "instances",
     ) -> None:
         """Say what the stand-in for ansible-playbook does."""
         reply = {
+            "key": key,
             "instances": instances,
             "code": code,
             "failures": failures or [],
@@ -254,6 +260,51 @@ def test_credentials_encrypted_replaced_or_only_checked(front: Front) -> None:
     assert front.call["argv"][-3:-1] == ["--vault-password-file", "p"] and "--check" in front.call["argv"]
 
 
+LOOKED: List[Dict[str, Any]] = [
+    {"host": "h1", "ok": True, "findings": [
+        {"check": "os", "level": "ok", "found": "Debian 13", "needed": "Debian 12", "remedy": ""},
+        {"check": "space", "level": "ok", "found": "9 GiB", "needed": "2 GiB", "remedy": ""},
+        {"check": "space", "level": "warning", "found": "1 GiB free", "needed": "2 GiB", "remedy": "add space"},
+    ]},
+    {"host": "h2", "ok": False, "findings": [
+        {"check": "time", "level": "warning", "found": "no service", "needed": "one", "remedy": "install chrony"},
+        {"check": "connection", "level": "failure", "found": "refused", "needed": "a host", "remedy": "ping it"},
+    ]},
+]  # fmt: skip
+
+
+def test_preflight_tells_of_every_host_and_fails_with_the_playbook(front: Front) -> None:
+    front.reply(instances=LOOKED, key="hosts", code=2, failures=[{"host": "h2", "task": "Verdict", "msg": "long text"}])
+    done = front.run("preflight", "--strict", "--skip", "dns")
+    assert done.returncode == 2
+    assert front.variables == {"multibase_preflight_warnings_fail": True, "multibase_preflight_skip": ["dns"]}
+    assert done.stdout.splitlines() == [
+        "h1: ready (0 failures, 1 warning)",
+        "  WARNING  space: 1 GiB free",
+        "           needed: 2 GiB",
+        "           remedy: add space",
+        "  ok       os",
+        "",
+        "h2: not ready (1 failure, 1 warning)",
+        "  FAILURE  connection: refused",
+        "           needed: a host",
+        "           remedy: ping it",
+        "  WARNING  time: no service",
+        "           needed: one",
+        "           remedy: install chrony",
+    ]
+    assert done.stderr == "multibase: preflight failed (exit status 2)\n", "nothing is told twice"
+    done = front.run("preflight", "--json")
+    assert json.loads(done.stdout) == {"hosts": LOOKED} and front.variables == {}
+    assert front.run("preflight", "acme").returncode == 2, "it is about hosts"
+
+
+def test_preflight_that_reports_nothing_says_what_failed(front: Front) -> None:
+    front.reply(instances=None, code=4, failures=[{"host": "h2", "task": "Look", "msg": "why"}])
+    done = front.run("preflight")
+    assert (done.returncode, done.stdout) == (4, "") and "why" in done.stderr
+
+
 def test_credentials_are_kept_out_of_ara(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = str(front.root / "playbooks" / "callback_plugins")
     front.reply(instances=[HANDED], record=False)
@@ -397,9 +448,9 @@ def test_settings_may_be_dictionaries(front: Front) -> None:
 
 def test_verbs_that_write_take_a_time_to_wait_for_the_lock(front: Front) -> None:
     for verb in VERBS:
-        words = [verb] if verb == "site" else [verb, "acme", *NEEDED.get(verb, [])]
+        words = [verb, *NEEDED.get(verb, [])] if verb in UNNAMED else [verb, "acme", *NEEDED.get(verb, [])]
         done = front.run(*words, "--lock-timeout", "5")
-        if verb in ("list", "status", "show", "credentials"):
+        if verb in ("list", "status", "show", "credentials", "backups", "preflight", "user"):
             assert done.returncode == 2
         else:
             assert front.variables["multibase_lock_timeout"] == 5, done.stderr
@@ -419,6 +470,20 @@ def test_all_instances_must_be_meant_on_purpose(front: Front, verb: str) -> None
 def test_restart_of_single_services(front: Front) -> None:
     front.run("restart", "acme", "--service", "auth", "--service", "rest")
     assert front.variables == {"multibase_limit": ["acme"], "multibase_services": ["auth", "rest"]}
+
+
+def test_uninstall_hands_on_what_is_confirmed_and_tells_what_remains(front: Front) -> None:
+    assert front.run("uninstall", "acme").returncode == 2 and not front.called, "it is about hosts"
+    front.run("uninstall", "--check")
+    assert front.variables == {}
+    front.run("uninstall", "--confirm", "h1,h2", "--delete-data", "--confirm-data", "/srv/mb", "--no-final-backup")
+    assert front.variables == {
+        "multibase_uninstall_confirm": "h1,h2", "multibase_uninstall_delete_data": True,
+        "multibase_uninstall_confirm_data": "/srv/mb", "multibase_uninstall_final_backup": False,
+    }  # fmt: skip
+    left = {"name": "h1", "data": True, "paths": [{"path": "/srv/mb/projects", "bytes": 2048}], "packages": ["nginx"]}
+    text = runpy.run_path(str(ROOT / "multibase"))["remains_text"]([left])
+    assert text.splitlines() == ["h1: its data is kept", "  /srv/mb/projects  2.0 KiB", "  packages: nginx"]
 
 
 def test_delete_without_a_terminal_needs_yes(front: Front) -> None:

@@ -175,7 +175,7 @@ ROLES = (
 
 
 def test_passwords_are_read_with_the_names_of_their_roles(tmp_path: Path) -> None:
-    text = "ALTER ROLE app PASSWORD '{0}';\nALTER ROLE \"a \"\"b\"\" c\" PASSWORD '{0}';\n".format(VERIFIER)
+    text = 'ALTER ROLE app PASSWORD \'{0}\';\nALTER ROLE "a ""b"" c" PASSWORD \'{0}\';\n'.format(VERIFIER)
     text += "ALTER ROLE quoted PASSWORD 'it''s';\n\n"
     found = _materialise.saved_passwords(part_backup(tmp_path, "passwords", text))
     assert found == {"app": VERIFIER, 'a "b" c': VERIFIER, "quoted": "it's"}

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import base64
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +45,6 @@ def expand(directory: Path, found: Mapping[str, str], texts: Sequence[str], **va
     known = {
         **load("defaults/main.yml"),
         **load("vars/main.yml"),
-        "multibase_backup_tool_source": str(SOURCES),
         "multibase_instances": [],
         "__multibase_instances_info": {
             "instances": [{"name": name, "state": state} for name, state in found.items()]
@@ -244,6 +242,21 @@ def test_a_host_without_instances_gets_good_files_too(tmp_path: Path) -> None:
     assert json.loads(settings) == {}
 
 
+def test_a_verb_schedules_what_is_new_and_leaves_the_rest_alone(tmp_path: Path) -> None:
+    """After follow.yml read what the host has: beta as it was, acme as the inventory says."""
+    there = {**CANONICAL, "schedule": "5 4 * * *", "log": "/var/log/beta.log"}
+    text = base64.b64encode(json.dumps({"beta": there, "gone": CANONICAL, "leftover": CANONICAL}).encode()).decode()
+    known = {"__multibase_backup_scheduled": {"content": text}, "__multibase_instances_limit": ["gone"]}
+    own = {"acme": {"schedule": "@hourly"}, "beta": {"schedule": "none"}, "gone": {"schedule": "@hourly"}}
+    names = ["cron.j2", "backup-settings.json.j2"]
+    crontab, settings = expand(tmp_path, FLEET, names, multibase_backup_instances=own, **known)
+    told = json.loads(settings)
+    assert told["beta"] == there and sorted(told) == ["acme", "beta", "demo"]
+    assert told["acme"]["schedule"] == "0 * * * *"
+    (beta,) = [what for when, _who, what in read_crontab(crontab)[1] if when == "5 4 * * *"]
+    assert " backup beta --scheduled >>/var/log/beta.log" in beta
+
+
 def test_as_many_lines_as_instances_in_another_root(tmp_path: Path) -> None:
     fleet = {"t{0}".format(number): "running" for number in range(300)}
     (text,) = expand(tmp_path, fleet, ["cron.j2"], multibase_root="/srv/mb")
@@ -258,7 +271,7 @@ def test_the_tool_reads_the_settings_that_are_written(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (written,) = expand(tmp_path, FLEET, ["backup-settings.json.j2"], multibase_backup_instances=own)
     (tmp_path / "state" / _backup_job.SETTINGS_FILE).write_text(written)
-    keys = {"schedule", "scope", "format", "level", "verify", "timeout", "jitter", "retention"}
+    keys = {"schedule", "scope", "format", "level", "verify", "timeout", "jitter", "retention", "log"}
     for name in ("acme", "beta", "demo"):
         settings = _backup_job.read_settings(layout, name)
         assert set(settings) == keys
@@ -286,86 +299,31 @@ def test_an_instance_that_is_only_declared_may_have_settings(tmp_path: Path) -> 
     assert "backup acme" in text and "zed" not in text
 
 
-def test_logs_are_rotated(tmp_path: Path) -> None:
-    (text,) = expand(tmp_path, {}, ["logrotate.j2"])
-    pattern, _brace, rest = text.split("\n", 1)[1].partition(" {\n")
-    assert pattern == "/opt/multibase/log/*.log"
-    told = {line.strip() for line in rest.splitlines()} - {"}"}
-    assert told == {"weekly", "rotate 8", "compress", "missingok", "notifempty", "create 0640 root root"}
-
-
-# The tool
-
-
-def test_the_launcher_runs_from_any_root(tmp_path: Path) -> None:
-    root = tmp_path / "else where"
-    shutil.copytree(SOURCES, root / "lib" / "multibase", ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "lib" / "multibase" / "__init__.py").touch()
-    (root / "bin").mkdir()
-    launcher = root / "bin" / "multibase-host"
-    launcher.write_text(expand(tmp_path, {}, ["multibase-host.j2"], multibase_root=str(root))[0])
-    assert launcher.read_text().startswith("#!/usr/bin/python3 -I\n")
-
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-I", str(launcher), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert "usage: multibase-host" in run("--help")
-    run("metrics")
-    assert (root / _backup_job.METRICS_FILE).is_file(), "the launcher hands its root on"
-
-
-def test_the_host_is_compared_with_what_is_shipped(tmp_path: Path) -> None:
-    library = ROOT + "/lib/multibase"
-    there = [
-        {
-            "path": library + "/" + source.name, "checksum": hashlib.sha256(source.read_bytes()).hexdigest(),
-            "mode": "0644", "uid": 0, "gid": 0,
-        }
-        for source in SOURCES.glob("*.py")
-    ]  # fmt: skip
-    empty = {"path": library + "/__init__.py", "checksum": hashlib.sha256(b"").hexdigest(), "mode": "0644"}
-    there.append({**empty, "uid": 0, "gid": 0})
-
-    def compare(files: List[Dict[str, Any]]) -> Tuple[List[str], List[str]]:
-        texts = ["{{ __multibase_backup_tool_" + which + " | sort | to_json }}" for which in ("wrong", "stale")]
-        wrong, stale = expand(tmp_path, {}, texts, __multibase_backup_found={"files": files})
-        return json.loads(wrong), json.loads(stale)
-
-    everything = sorted(source.name for source in SOURCES.glob("*.py") if source.name != "__init__.py")
-    assert compare(there) == ([], [])
-    assert compare([]) == (everything, [])
-    changed = [dict(one) for one in there]
-    by_name = {Path(one["path"]).name: one for one in changed}
-    by_name["_jwt.py"]["mode"] = "0600"
-    by_name["_kong.py"]["checksum"] = "0" * 64
-    changed.append({**by_name["_tool.py"], "path": library + "/_gone.py"})
-    assert compare(changed) == (["_jwt.py", "_kong.py"], [library + "/_gone.py"])
-
-
-def test_only_named_files_are_packed_and_in_one_go(tmp_path: Path) -> None:
-    tasks = load("tasks/tool.yml")
-    (block,) = [task["block"] for task in tasks if "block" in task]
-    assert not any("loop" in task for task in block)
-    (packs,) = [task["ansible.builtin.command"]["argv"] for task in block if "ansible.builtin.command" in task]
-    expression = "{{ (" + packs.strip().strip("{}") + ") | to_json }}"
-    (told,) = expand(tmp_path, {}, [expression], __multibase_backup_archive={"path": "/tmp/x.tar.gz"})
-    argv = json.loads(told)
-    names = argv[argv.index("--mode=0644") + 1 :]
-    assert "_tool.py" in names and all(re.fullmatch(r"_\w+\.py", name) for name in names)
-
-
 def test_everything_is_checked_before_anything_is_written() -> None:
     steps = [task["ansible.builtin.import_tasks"] for task in load("tasks/main.yml")]
-    assert steps[0] == "preflight.yml" and set(steps[1:]) == {
-        "packages.yml",
-        "tool.yml",
-        "schedule.yml",
-        "logrotate.yml",
-    }
-    first, *checks, last = load("tasks/preflight.yml")
+    assert steps == ["preflight.yml", "packages.yml", "schedule.yml"]
+    first, *checks = load("tasks/preflight.yml")
     assert first["ansible.builtin.import_role"] == {"name": "multibase_instances", "tasks_from": "read.yml"}
-    assert all("ansible.builtin.assert" in check for check in checks)
-    assert "ansible.builtin.file" in last
+    assert [key for check in checks for key in check if "." in key] == [
+        "ansible.builtin.assert",
+        "ansible.builtin.stat",
+        "ansible.builtin.assert",
+    ]
+    # What cron would call is there, but for a new host in check mode.
+    assert checks[-1]["ansible.builtin.assert"]["that"] == "__multibase_backup_tool.stat.exists or ansible_check_mode"
+
+
+@pytest.mark.parametrize(
+    ("there", "installed", "new"), [(True, "installed cron", False), (True, "", True), (False, "installed cron", True)]
+)
+def test_check_mode_skips_what_a_new_host_cannot_compare(
+    tmp_path: Path, there: bool, installed: str, new: bool
+) -> None:
+    found = {
+        "__multibase_backup_tool": {"stat": {"exists": there}},
+        "__multibase_backup_query": {"stdout_lines": installed.splitlines()},
+    }
+    (told,) = expand(tmp_path, {}, ["{{ __multibase_backup_new | to_json }}"], **found)
+    assert json.loads(told) is new
+    for task in load("tasks/schedule.yml"):
+        assert task["when"] == "not (ansible_check_mode and __multibase_backup_new)"

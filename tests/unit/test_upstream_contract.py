@@ -96,9 +96,7 @@ def seconds(text: str) -> int:
 
 def mounts_of_ours(service: Tree) -> Dict[str, str]:
     return {
-        mount["target"]: mount["source"]
-        if mount["type"] == "volume"
-        else ("ro" if mount.get("read_only") else "rw")
+        mount["target"]: mount["source"] if mount["type"] == "volume" else ("ro" if mount.get("read_only") else "rw")
         for mount in service.get("volumes", [])
     }
 

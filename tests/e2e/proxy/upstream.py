@@ -45,12 +45,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         }  # fmt: skip
         body = json.dumps(told).encode("utf-8")
         last = self.path.partition("?")[0].rpartition("/status/")[2]
-        self.send_response(int(last) if last.isdigit() else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        status = int(last) if last.isdigit() else 200
+        self.send_response(status)
         self.send_header("X-Powered-By", "standin")
+        # 204 has no body: what was sent after it would be taken for the next answer.
+        if status != 204:
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command != "HEAD" and status != 204:
             self.wfile.write(body)
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = do_GET

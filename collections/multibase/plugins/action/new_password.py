@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import bcrypt
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.multibase.supabase.plugins.action.credentials import Destination
 from ansible_collections.multibase.supabase.plugins.module_utils import _people
+
+
+def _library():
+    """Return the library, which the controller has by requirements.txt. Raises AnsibleActionFail where it has not."""
+    try:
+        import bcrypt
+    except ImportError as error:
+        raise AnsibleActionFail("the controller needs the Python package bcrypt: make setup") from error
+    return bcrypt
 
 
 class ActionModule(ActionBase):
@@ -43,7 +51,7 @@ class ActionModule(ActionBase):
             if not self._task.check_mode:
                 password = _people.make_password()
                 # The same algorithm under the name that every libcrypt and htpasswd knows.
-                hashed = bcrypt.hashpw(password.encode("ascii"), bcrypt.gensalt(_people.COST)).decode("ascii")
+                hashed = _library().hashpw(password.encode("ascii"), _library().gensalt(_people.COST)).decode("ascii")
                 hashed = hashed.replace("$2b$", "$2y$", 1)
                 destination.write("user: {0}\npassword: {1}\n".format(options["name"], password).encode("utf-8"))
         finally:

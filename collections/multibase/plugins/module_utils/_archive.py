@@ -132,9 +132,7 @@ def pack(stream: IO[bytes], sources: List[Tuple[str, str]]) -> Contents:
     """
     digest, count, size = hashlib.sha256(), 0, 0
     with contextlib.ExitStack() as open_files:
-        packed = open_files.enter_context(
-            gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=_LEVEL, mtime=0)
-        )
+        packed = open_files.enter_context(gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=_LEVEL, mtime=0))
         archive = open_files.enter_context(tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT))
         for prefix, source in sources:
             for parent, name, member in _entries(prefix, source):

@@ -160,9 +160,7 @@ def fetch(
     """Bring a copy back to this host."""
     with _lock.exclusive(host.layout.data_lock(name), lock_timeout):
         host.progress("fetching backup {0} from {1}".format(stem, source))
-        return _copies.fetch(
-            host.layout, _copies.destination(host.layout, source), name, stem, identity, _offsite.HOUR
-        )
+        return _copies.fetch(host.layout, _copies.destination(host.layout, source), name, stem, identity, _offsite.HOUR)
 
 
 def export(host: Host, name: str, lock_timeout: float, timeout: float) -> Dict[str, Any]:

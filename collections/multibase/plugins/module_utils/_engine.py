@@ -144,6 +144,22 @@ class Engine:
                 left["volumes"].append(str(item["Name"]))
         return {kind: sorted(set(names)) for kind, names in left.items()}
 
+    def inventory(self) -> Dict[str, List[Dict[str, Any]]]:
+        """Return all containers, networks and volumes with name and labels, and all images with name and size."""
+        told: Dict[str, List[Dict[str, Any]]] = {"containers": [], "networks": [], "volumes": [], "images": []}
+        for item in self._call("list containers", "containers", all=True):
+            name = str((item.get("Names") or [item["Id"]])[0]).lstrip("/")
+            told["containers"].append({"name": name, "labels": item.get("Labels") or {}})
+        for item in self._call("list networks", "networks"):
+            told["networks"].append({"name": str(item["Name"]), "labels": item.get("Labels") or {}})
+        for item in self._call("list volumes", "volumes").get("Volumes") or []:
+            row = {"name": str(item["Name"]), "labels": item.get("Labels") or {}}
+            told["volumes"].append({**row, "path": str(item.get("Mountpoint") or "")})
+        for item in self._call("list images", "images"):
+            name = ", ".join(item.get("RepoTags") or []) or str(item["Id"])[:19]
+            told["images"].append({"name": name, "bytes": int(item.get("Size") or 0)})
+        return {kind: sorted(rows, key=lambda row: str(row["name"])) for kind, rows in told.items()}
+
     def published_ports(self) -> Dict[int, str]:
         """Return the host ports that any container publishes, running or stopped, and the container's name.
 
@@ -161,6 +177,15 @@ class Engine:
                     if str(binding.get("HostPort") or "").isdigit():
                         ports[int(binding["HostPort"])] = "container {0} (not running)".format(name)
         return ports
+
+    def ports_in_use(self) -> Dict[int, str]:
+        """Return the host ports that containers publish at the moment, and the container's name."""
+        return {
+            int(port["PublicPort"]): str((item.get("Names") or [item["Id"]])[0]).lstrip("/")
+            for item in self._call("list containers", "containers", all=True)
+            for port in item.get("Ports") or []
+            if port.get("PublicPort")
+        }
 
     def _inspect(self, container: str) -> Dict[str, Any]:
         try:
@@ -254,7 +279,7 @@ class Engine:
 
 def socket_path(docker_host: str) -> Optional[str]:
     """Return the path of a local Engine's socket, or None for a remote one."""
-    return docker_host[len("unix://"):] if docker_host.startswith("unix://") else None
+    return docker_host[len("unix://") :] if docker_host.startswith("unix://") else None
 
 
 def connect(docker_host: str = DEFAULT_HOST) -> Engine:

@@ -167,9 +167,7 @@ def asymmetric_problems(values: Mapping[str, str], labels: Mapping[str, str], se
         try:
             claims = verify_es256(values[name], public)
         except ValueError as error:
-            found.append(
-                "{0} does not verify with the key in {1}: {2}".format(labels[name], labels["JWT_JWKS"], error)
-            )
+            found.append("{0} does not verify with the key in {1}: {2}".format(labels[name], labels["JWT_JWKS"], error))
             continue
         found += _claims_problems(labels[name], claims, role)
     return found

@@ -90,6 +90,16 @@ class Layout:
         return os.path.join(self.state, "locks", "_catch-up.lock")
 
     @property
+    def boot_report(self) -> str:
+        """What came of the instances after the host was started last. No instance has a name with an underscore."""
+        return os.path.join(self.state, "_boot.json")
+
+    @property
+    def boot_lock(self) -> str:
+        """Held while instances are looked after at boot."""
+        return os.path.join(self.state, "locks", "_boot.lock")
+
+    @property
     def registry_lock(self) -> str:
         # No instance can have this name: a name begins with a letter.
         return os.path.join(self.state, "locks", "_registry.lock")

@@ -45,6 +45,8 @@ _POLL_SECONDS = 0.3
 _STOP_SECONDS = 300
 # About four times max_wal_size, which the server may exceed.
 _MAXIMUM_LOG = 4 << 30
+# A server that has less room than one file of its log cannot write.
+_SEGMENT = 16 << 20
 # What a new cluster gave its roles: settings and memberships. The backup says which there are.
 _RESET_ROLES = r"""
 DO $multibase$
@@ -325,7 +327,11 @@ class Materialiser:
                     state, " / ".join(self._engine.logs(container, 5).splitlines())
                 )
             )
-            raise VerificationFailed(redact(str(error) + printed, target.stack.confidential)) from None
+            told = redact(str(error) + printed, target.stack.confidential)
+            there = os.statvfs(target.data)
+            if there.f_bavail * there.f_frsize < _SEGMENT:
+                raise NoSpace("{0} has no room left; the server said: {1}".format(target.data, told)) from None
+            raise VerificationFailed(told) from None
         finally:
             self._engine.remove(container)
 

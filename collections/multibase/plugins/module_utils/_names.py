@@ -8,9 +8,7 @@ import re
 from typing import Optional
 
 NAME_PATTERN = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?\Z")
-NAME_RULE = (
-    "1 to 40 characters: lower-case letters, digits and single hyphens, a letter first, no hyphen last"
-)
+NAME_RULE = "1 to 40 characters: lower-case letters, digits and single hyphens, a letter first, no hyphen last"
 # Words that already mean something in a command line, an inventory or below the root directory.
 RESERVED_NAMES = frozenset(
     {"all", "any", "default", "host", "hosts", "instance", "instances", "localhost", "multibase", "none", "self"}

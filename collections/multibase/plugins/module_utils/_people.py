@@ -45,7 +45,7 @@ def hash_problem(text: str) -> Optional[str]:
 
 def make_password() -> str:
     """Return a new password."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(PASSWORD_LENGTH))
+    return "".join(secrets.choice(_ALPHABET) for _index in range(PASSWORD_LENGTH))
 
 
 def hash_password(password: str) -> str:

@@ -46,7 +46,7 @@ def write_new(path: str, content: bytes, mode: int, sync: bool = False) -> None:
         os.fchmod(descriptor, mode)
         view = memoryview(content)
         while view:
-            view = view[os.write(descriptor, view):]
+            view = view[os.write(descriptor, view) :]
         if sync:
             os.fsync(descriptor)
     finally:
@@ -139,9 +139,7 @@ class Publisher:
         self._obsolete += [os.path.join(tree, relative) for relative in obsolete]
 
     @staticmethod
-    def _fill(
-        tree: str, directories: Mapping[str, int], files: Mapping[str, Tuple[bytes, int]], suffix: str
-    ) -> None:
+    def _fill(tree: str, directories: Mapping[str, int], files: Mapping[str, Tuple[bytes, int]], suffix: str) -> None:
         for relative, mode in sorted(directories.items()):
             make_directories(tree, relative, mode)
         for relative, (content, mode) in sorted(files.items()):

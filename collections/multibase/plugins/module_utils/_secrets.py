@@ -312,9 +312,7 @@ def _length_problems(values: Mapping[str, str]) -> List[str]:
 def _public_names(values: Mapping[str, str]) -> List[str]:
     """Return the names of secrets that everybody knows. The user's own belong to others, who judge them themselves."""
     found = [
-        name
-        for name in MADE_NAMES + UNUSED_NAMES
-        if values.get(name) and _digest(values[name]) in _PUBLIC_DIGESTS
+        name for name in MADE_NAMES + UNUSED_NAMES if values.get(name) and _digest(values[name]) in _PUBLIC_DIGESTS
     ]
     for name in ("JWT_KEYS", _UNUSED["JWT_KEYS"]):
         if any(_digest(part) in _PUBLIC_DIGESTS for part in private_parts(values.get(name, ""))):

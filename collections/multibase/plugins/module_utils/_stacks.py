@@ -42,7 +42,10 @@ _EXPLAINED_SERVICES = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """What shall be done. ``timeout`` is in seconds and holds for each instance."""
+    """What shall be done. ``timeout`` is in seconds and holds for each instance.
+
+    ``unless_stopped`` is for who was not asked by the user: what was stopped in the meantime is left so.
+    """
 
     state: str
     services: Tuple[str, ...] = ()
@@ -53,6 +56,7 @@ class Settings:
     confirmed: FrozenSet[str] = frozenset()
     lock_timeout: float = 60.0
     check_mode: bool = False
+    unless_stopped: bool = False
 
 
 @dataclass
@@ -67,6 +71,7 @@ class Result:
     failed: bool = False
     msg: str = ""
     seconds: float = 0.0
+    exit_code: int = 0
 
     def as_dict(self) -> Dict[str, Any]:
         """Return what a module returns of it."""
@@ -206,17 +211,13 @@ class Runner:
                     )
                 )
             elif self._settings.purge_volumes and name not in self._settings.confirmed:
-                problems.append(
-                    "instance {0}: purge_volumes deletes data; name it in 'confirmed' as well".format(name)
-                )
+                problems.append("instance {0}: purge_volumes deletes data; name it in 'confirmed' as well".format(name))
         for name in sorted({name for name in names if list(names).count(name) > 1}):
             problems.append("instance {0}: named twice".format(name))
         if problems:
             raise InvalidInput(problems)
 
-    def _one(
-        self, name: str, by_project: Mapping[str, List[Container]], image_ids: Mapping[str, str]
-    ) -> Result:
+    def _one(self, name: str, by_project: Mapping[str, List[Container]], image_ids: Mapping[str, str]) -> Result:
         result = Result(name)
         started = time.monotonic()
         deadline = started + self._settings.timeout
@@ -233,6 +234,7 @@ class Runner:
         except (MultibaseError, OSError) as error:
             result.failed = True
             result.msg = "instance {0}: {1}".format(name, error)
+            result.exit_code = getattr(error, "exit_code", 1)
         result.seconds = time.monotonic() - started
         return result
 
@@ -258,6 +260,8 @@ class Runner:
             result.actions = ["{0} {1}".format("removed" if absent else "stopped", box.service) for box in before]
             return
         with _lock.exclusive(self._layout.lock(name), self._settings.lock_timeout):
+            if not absent:
+                self._wish(name, _state.STOPPED)
             for container in before:
                 if container.running:
                     self._engine.stop(container.id)
@@ -321,7 +325,10 @@ class Runner:
             digest, reasons, services = self._reasons(stack, before, self._engine.image_ids())
             if not reasons:
                 return services, before
+            if self._settings.unless_stopped and self._wanted(stack.name) == _state.STOPPED:
+                raise ComposeFailed("it was stopped in the meantime")
             version = self._compose.version()
+            self._wish(stack.name, _state.RUNNING)
             done = self._compose.up(stack.compose, self._settings.pull, max(1.0, job.seconds_left))
             if done.code == 0:
                 services = self._active_services(stack)
@@ -371,21 +378,26 @@ class Runner:
         stack, result = job.stack, job.result
         before = job.before
         running = [container for container in before if container.running]
-        if not running:
+        # What is down by itself, and would come up with the next boot, can be stopped too.
+        comes_back = self._wanted(stack.name) == _state.RUNNING
+        if not running and not comes_back:
             self._describe(before, stack.services, result)
             return
         if self._settings.check_mode:
-            result.changed, result.actions = True, ["stopped " + container.service for container in running]
+            what = [container.service for container in running] or ["what would come up with the next boot"]
+            result.changed, result.actions = True, ["stopped " + service for service in what]
             self._describe(before, stack.services, result)
             return
         with self._locked(stack) as lock:
+            # First: should the host go down now, what was stopped by then stays so, and boot tells of the rest.
+            self._wish(stack.name, _state.STOPPED)
             done = self._compose.stop(stack.holding(lock).compose, max(1.0, job.seconds_left))
             for container in self._engine.containers(stack.project):
                 if container.running:
                     self._engine.stop(container.id)
             after = self._engine.containers(stack.project)
             result.actions = changes(before, after)
-            result.changed = bool(result.actions)
+            result.changed = bool(result.actions) or comes_back
             self._describe(after, stack.services, result)
             still = sorted(container.service for container in after if container.running)
             if still:
@@ -438,6 +450,16 @@ class Runner:
 
     # Steps
 
+    def _wanted(self, name: str) -> Optional[str]:
+        return _state.wanted(_state.read_record(self._layout.record(name)))
+
+    def _wish(self, name: str, wish: str) -> None:
+        """Record what an instance is meant to be from now on, before anything is done about it."""
+        path = self._layout.record(name)
+        record = _state.read_record(path)
+        if _state.wanted(record) != wish:
+            replace_file(path, _state.record_bytes(_state.wishing(record, wish)), 0o600)
+
     def _locked(self, stack: Stack) -> ContextManager[int]:
         return _lock.exclusive(self._layout.lock(stack.name), self._settings.lock_timeout)
 
@@ -485,9 +507,7 @@ class Runner:
             self._sleep(_POLL_SECONDS)
             containers = self._engine.containers(stack.project)
 
-    def _explain(
-        self, stack: Stack, containers: Sequence[Container], services: Sequence[str], complaint: str
-    ) -> str:
+    def _explain(self, stack: Stack, containers: Sequence[Container], services: Sequence[str], complaint: str) -> str:
         """Name the services that are not healthy, with the last lines that they printed."""
         order = {"unhealthy": 0, "stopped": 1, "starting": 2}
         bad = sorted(

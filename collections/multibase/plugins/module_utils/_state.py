@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This file is private to the multibase.supabase collection; it may change at any time.
-"""What was recorded when an instance last came up, and whether it is still so.
+"""What was recorded when an instance last came up, whether it is still so, and whether it is meant to run at all.
 
 With the record, a run that finds nothing to do needs two calls to the Engine for all instances of a host and no Compose
 process. ``docker compose config --hash`` would be no substitute: it differs from the label in some cases, depends on
@@ -22,6 +22,8 @@ from ._layout import ENV_FILE, ENVIRONMENT_DIRECTORY, MANIFEST_FILE
 from ._registry import read_json
 
 SCHEMA = 1
+# What an instance is meant to be, as the record says: the last start, or the last stop, that was asked for.
+RUNNING, STOPPED = "running", "stopped"
 _LARGE_FILE = 1 << 20
 
 
@@ -63,6 +65,7 @@ def make_record(
     """Return what is written to ``state/<name>.json`` after a successful start."""
     return {
         "schema": SCHEMA,
+        "wanted": RUNNING,
         "digest": digest,
         "compose": compose_version,
         "services": {
@@ -103,6 +106,24 @@ def read_record(path: str) -> Any:
         return None
 
 
+def wanted(record: Any) -> Optional[str]:
+    """Return what an instance is meant to be, ``running`` or ``stopped``; None when it was never started.
+
+    The Engine knows it for single containers only, does not tell, and takes what an interrupted restart or restore
+    stopped for something that the user stopped.
+    """
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        return None
+    return STOPPED if record.get("wanted") == STOPPED else RUNNING
+
+
+def wishing(record: Any, wish: str) -> Dict[str, Any]:
+    """Return a record that differs from ``record`` in what is wanted only. It need not be one."""
+    rows = _recorded_rows(record)
+    kept = dict(record) if rows is not None else {"digest": "", "compose": "", "services": {}}
+    return {**kept, "schema": SCHEMA, "wanted": wish}
+
+
 def differences(
     record: Any,
     digest: str,
@@ -117,6 +138,8 @@ def differences(
     if recorded is None:
         return ["it was not started before"]
     reasons: List[str] = []
+    if wanted(record) == STOPPED:
+        reasons.append("it was stopped")
     if (record or {}).get("digest") != digest:
         reasons.append("its configuration changed")
     for service in sorted({container.service for container in containers} - set(recorded)):

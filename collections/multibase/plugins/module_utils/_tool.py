@@ -14,13 +14,27 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from . import _backup, _backup_job, _catalogue, _copies, _lock, _offsite, _restore, _retention, _schedule
+from . import (
+    _backup,
+    _backup_job,
+    _boot,
+    _catalogue,
+    _copies,
+    _lock,
+    _offsite,
+    _process,
+    _restore,
+    _retention,
+    _schedule,
+)
 from ._compose import Compose
 from ._engine import DEFAULT_HOST, connect
-from ._errors import MultibaseError
+from ._errors import EngineUnavailable, MultibaseError
 from ._layout import Layout
+
+_ENGINE_RESTART_SECONDS = 180.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,6 +77,14 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("copies", help="list the copies outside the host").add_argument("name")
     commands.add_parser("export", help="write roles, schema and data for the cloud service").add_argument("name")
     commands.add_parser("catch-up", help="take the backups that were missed, as by a reboot")
+    boot = commands.add_parser("boot", help="bring up what is meant to run, as after a reboot")
+    chosen = _boot.Options()
+    boot.add_argument("--parallel", type=int, default=chosen.parallel, metavar="N", help="instances at once")
+    boot.add_argument("--timeout", type=float, default=chosen.timeout, metavar="SECONDS", help="for all instances")
+    boot.add_argument("--engine-timeout", type=float, default=chosen.engine_timeout, metavar="SECONDS")
+    boot.add_argument(
+        "--restart-engine", action="store_true", help="restart Docker, once, when it holds ports that no container has"
+    )
     commands.add_parser("metrics", help="write the Prometheus textfile anew")
     return parser
 
@@ -102,9 +124,13 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write("{0}  {1}\n".format(time.strftime("%Y-%m-%dT%H:%M:%S%z"), text))
         sys.stderr.flush()
 
+    code = 0
     try:
         with ended_by_signals():
-            result = _run(args, say)
+            if args.command == "boot":
+                result, code = _boot_up(args, say)
+            else:
+                result = _run(args, say)
     except MultibaseError as error:
         say("failed: {0}".format(error))
         return error.exit_code
@@ -113,8 +139,10 @@ def main(argv: Sequence[str]) -> int:
         return 14 if error.errno == 28 else 1
     except KeyboardInterrupt:
         return 130
-    sys.stdout.write((json.dumps(result, indent=1) if args.json else _text(result)) + "\n")
-    return 0
+    # What came of a boot was told line by line already, and goes to the journal.
+    if args.json or args.command != "boot":
+        sys.stdout.write((json.dumps(result, indent=1) if args.json else _text(result)) + "\n")
+    return code
 
 
 def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
@@ -158,6 +186,30 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
     if args.command == "restore":
         return [runner.restore(args.name, args.backup, args.source).as_dict()]
     return [getattr(runner, args.command)(args.name).as_dict()]
+
+
+def _restart_engine() -> None:
+    """Restart Docker and wait until it answers, as far as systemd knows; with live-restore containers go on."""
+    argv = ["systemctl", "restart", "docker.service"]
+    done = _process.run(argv, "/", _process.clean_environment(), _ENGINE_RESTART_SECONDS)
+    if done.code != 0:
+        raise EngineUnavailable("{0} ended with {1}: {2}".format(" ".join(argv), done.code, done.errors.strip()))
+
+
+def _boot_up(args: argparse.Namespace, say: Any) -> Tuple[List[Dict[str, Any]], int]:
+    """Look after all instances; return a row for each, and the exit status."""
+    layout = Layout(os.path.abspath(args.root))
+    options = _boot.Options(
+        parallel=args.parallel,
+        timeout=args.timeout,
+        engine_timeout=args.engine_timeout,
+        lock_timeout=args.lock_timeout,
+    )
+    with _lock.exclusive(layout.boot_lock, args.lock_timeout):
+        restart = _restart_engine if args.restart_engine else None
+        boot = _boot.Boot(layout, Compose(args.docker_host), options, say, restart)
+        reports = boot.run(lambda: connect(args.docker_host))
+    return [report.as_dict() for report in reports], _boot.exit_code(reports)
 
 
 def _catch_up(host: _backup_job.Host, names: List[str], args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
