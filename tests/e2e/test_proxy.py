@@ -257,17 +257,8 @@ def test_check_mode_on_a_bare_host_works_and_changes_nothing(host: Host) -> None
 def test_the_second_run_changes_nothing(host: Host) -> None:
     host.site("-vvv", "--diff")
     host.copy(HERE / "upstream.py", "/usr/local/bin/upstream.py")
-    host.run(
-        "systemd-run",
-        "--quiet",
-        "--unit",
-        "standin",
-        "python3",
-        "/usr/local/bin/upstream.py",
-        "20000",
-        "20010",
-        "20020",
-    )
+    for port in (20000, 20010, 20020):
+        stand_in(host, port)
     output = host.site()
     assert re.findall(r"changed=(\d+)", output) == ["0"]
     print(f"a run with nothing to do: {host.seconds:.1f} s")
