@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
 import yaml
@@ -555,7 +555,15 @@ def test_people_come_and_go(host: Host) -> None:
 
 
 @pytest.fixture(scope="module")
-def acme(host: Host) -> None:
+def quiet(host: Host) -> Iterator[Tuple[socket.socket, float]]:
+    """A WebSocket on which nothing is said, and since when."""
+    with host.connect(ACME) as stream:
+        assert open_websocket(stream)
+        yield stream, time.monotonic()
+
+
+@pytest.fixture(scope="module")
+def acme(host: Host, quiet: Tuple[socket.socket, float]) -> None:
     """An ACME server, and names that lead to the host."""
     host.run(
         "sh", "-c", "apt-get update -qq && apt-get install -y -qq --no-install-recommends pebble openssl >/dev/null"
@@ -568,6 +576,7 @@ def acme(host: Host) -> None:
         {
             "multibase_proxy_acme_directory": "https://localhost:14000/dir",
             "multibase_proxy_acme_email": "ops@sandbox.test",
+            "multibase_proxy_acme_agree_tos": True,
             "multibase_proxy_sites": {
                 "beta": {"certificate": "own"},
                 "acme": {"certificate": "acme"},
@@ -579,10 +588,6 @@ def acme(host: Host) -> None:
 
 
 def test_certificates_are_ordered_and_one_that_cannot_be_holds_up_no_other(host: Host, acme: None) -> None:
-    output = host.site(succeeds=False)
-    assert "multibase_proxy_acme_agree_tos" in output
-    assert host.ask(ACME, "/rest/v1/x").status == 200
-    host.settings["multibase_proxy_acme_agree_tos"] = True
     instances = host.settings["multibase_instances"]
     host.settings["multibase_instances"] = [
         instances[0],
@@ -593,8 +598,7 @@ def test_certificates_are_ordered_and_one_that_cannot_be_holds_up_no_other(host:
     ]
     host.settings["multibase_proxy_sites"]["broken"] = {"certificate": "acme"}
     # What the host sees is not what the authority sees.
-    elsewhere = '{"host":"broken.sandbox.test.","addresses":["127.0.0.99"]}'
-    host.run("curl", "-sf", "-d", elsewhere, "http://127.0.0.1:8055/add-a")
+    host.run("curl", "-sf", "-d", '{"host":"broken.sandbox.test."}', "http://127.0.0.1:8055/set-servfail")
     output = host.site(succeeds=False)
     print(f"a run with three orders: {host.seconds:.1f} s")
     assert "the name nowhere.sandbox.test has no address" in output
@@ -612,26 +616,8 @@ def test_certificates_are_ordered_and_one_that_cannot_be_holds_up_no_other(host:
     host.run("rm", "-rf", f"{ROOT}/projects/broken")
     host.site()
     assert "Pebble" in host.certificate(GAMMA).issuer.rfc4514_string()
-    assert re.findall(r"changed=(\d+)", host.site()) == ["0"]
+    assert not any(site["changed"] or site["problem"] for site in host.sites().values())
     assert host.run("sh", "-c", "find /etc/letsencrypt/archive -name 'privkey*' -perm /077") == ""
-
-
-def test_a_wildcard_serves_several_sites_with_one_order(host: Host, acme: None) -> None:
-    host.settings["multibase_proxy_acme_wildcards"] = ["wild.test"]
-    host.settings["multibase_proxy_acme_dns"] = {
-        "plugin": "manual", "auth_hook": "/srv/pebble/auth.sh", "cleanup_hook": "/srv/pebble/cleanup.sh",
-    }  # fmt: skip
-    instances = host.settings["multibase_instances"]
-    host.settings["multibase_instances"] = [
-        {**instances[0], "domain": "one.wild.test"}, instances[1], {**instances[2], "domain": "two.wild.test"},
-    ]  # fmt: skip
-    host.site()
-    one, two = host.certificate("one.wild.test"), host.certificate("two.wild.test")
-    assert one.serial_number == two.serial_number
-    assert host.ask("two.wild.test", "/rest/v1/x").told()["headers"]["host"] == "two.wild.test"
-    host.settings["multibase_instances"] = instances
-    del host.settings["multibase_proxy_acme_wildcards"], host.settings["multibase_proxy_acme_dns"]
-    host.site()
 
 
 def renew(host: Host) -> str:
@@ -648,8 +634,12 @@ def renew(host: Host) -> str:
 def test_a_renewal_is_read_only_when_nginx_accepts_its_configuration(host: Host, acme: None) -> None:
     before = host.certificate(ACME).serial_number
     renew(host)
+    end = time.monotonic() + 10
+    # A reload is asked for, and done a moment later.
+    while host.certificate(ACME).serial_number == before:
+        assert time.monotonic() < end
+        time.sleep(0.2)
     after = host.certificate(ACME).serial_number
-    assert after != before
     host.run("sh", "-c", "echo 'nonsense;' > /etc/nginx/conf.d/other.conf")
     assert "nginx refuses its configuration" in renew(host)
     assert host.certificate(ACME).serial_number == after
@@ -702,13 +692,26 @@ def test_the_unit_is_locked_in(host: Host) -> None:
     assert float(level.group(1)) <= 3.0
 
 
-def test_a_quiet_websocket_outlasts_a_minute_and_a_reload(host: Host) -> None:
-    with host.connect(ACME) as stream:
-        assert open_websocket(stream)
-        host.run("systemctl", "reload", "nginx")
-        # A minute is what nginx allows a quiet upstream by itself.
-        time.sleep(62)
-        assert echoed(stream, b"still") == b"still"
+def test_a_wildcard_serves_several_sites_with_one_order(host: Host, acme: None) -> None:
+    host.settings["multibase_proxy_acme_wildcards"] = ["wild.test"]
+    host.settings["multibase_proxy_acme_dns"] = {
+        "plugin": "manual", "auth_hook": "/srv/pebble/auth.sh", "cleanup_hook": "/srv/pebble/cleanup.sh",
+    }  # fmt: skip
+    instances = host.settings["multibase_instances"]
+    host.settings["multibase_instances"] = [
+        {**instances[0], "domain": "one.wild.test"}, instances[1], {**instances[2], "domain": "two.wild.test"},
+    ]  # fmt: skip
+    host.site()
+    one, two = host.certificate("one.wild.test"), host.certificate("two.wild.test")
+    assert one.serial_number == two.serial_number
+    assert host.ask("two.wild.test", "/rest/v1/x").told()["headers"]["host"] == "two.wild.test"
+
+
+def test_a_quiet_websocket_outlasts_a_minute_and_reloads(quiet: Tuple[socket.socket, float]) -> None:
+    stream, since = quiet
+    # A minute is what nginx allows a quiet upstream by itself.
+    time.sleep(max(0.0, since + 62 - time.monotonic()))
+    assert echoed(stream, b"still") == b"still"
 
 
 def test_a_killed_nginx_comes_back(host: Host) -> None:
@@ -716,7 +719,7 @@ def test_a_killed_nginx_comes_back(host: Host) -> None:
     end = time.monotonic() + 20
     while True:
         try:
-            assert host.ask(ACME, "/rest/v1/x").status == 200
+            assert host.ask("one.wild.test", "/rest/v1/x").status == 200
             break
         except OSError:
             assert time.monotonic() < end, host.run("journalctl", "--no-pager", "-n", "20", "-u", "nginx")
