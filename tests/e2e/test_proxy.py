@@ -653,21 +653,13 @@ def test_sslyze_finds_mozillas_intermediate_configuration(host: Host, acme: None
     root = host.work / "root.pem"
     root.write_text(host.run("cat", "/srv/pebble/root.pem"))
     for name in (ACME, PANEL, GAMMA):
-        # It resolves names itself, and these are known to the test host only.
-        done = subprocess.run(
-            [
-                tool("sslyze"), "--mozilla_config=intermediate", f"--certinfo_ca_file={root}", f"--sni={name}",
-                f"{host.address}:443",
-            ],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        # NAME:PORT{ADDRESS}, because only the test host knows the name.
+        place = f"{name}:443{{{host.address}}}"
+        command = [tool("sslyze"), "--mozilla_config=intermediate", f"--certinfo_ca_file={root}", place]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         verdict = done.stdout.partition("COMPLIANCE AGAINST")[2]
-        found = [line.strip() for line in verdict.splitlines() if line.strip().startswith("*")]
-        # The address is asked for, not the name; that the certificate has the name, the next lines check.
-        assert [line for line in found if "host" not in line.lower()] == [], verdict
-        assert "OK - Compliant" in verdict or found, done.stdout[-3000:]
-        names = host.certificate(name).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        assert name in names.get_values_for_type(x509.DNSName)
+        assert f"{name}:443: OK - Compliant." in verdict, verdict or done.stdout
+        assert done.returncode == 0
 
 
 def test_gixy_finds_nothing_of_weight(host: Host) -> None:
