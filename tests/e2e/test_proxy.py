@@ -240,6 +240,13 @@ def password(host: Host) -> str:
     return host.run("cat", f"{ROOT}/state/people/admin.password").strip()
 
 
+def stand_in(host: Host, port: int) -> None:
+    """Start a stand-in for a gateway, and wait for it."""
+    program = ["python3", "/usr/local/bin/upstream.py", str(port)]
+    host.run("systemd-run", "--quiet", "--unit", f"standin-{port}", *program)
+    host.run("sh", "-c", f"for i in 1 2 3 4 5 6 7 8 9; do ss -ltn | grep -q :{port} && exit; sleep 0.2; done; exit 1")
+
+
 def test_check_mode_on_a_bare_host_works_and_changes_nothing(host: Host) -> None:
     before = digest(host)
     output = host.site("--check", "--diff")
@@ -250,17 +257,8 @@ def test_check_mode_on_a_bare_host_works_and_changes_nothing(host: Host) -> None
 def test_the_second_run_changes_nothing(host: Host) -> None:
     host.site("-vvv", "--diff")
     host.copy(HERE / "upstream.py", "/usr/local/bin/upstream.py")
-    host.run(
-        "systemd-run",
-        "--quiet",
-        "--unit",
-        "standin",
-        "python3",
-        "/usr/local/bin/upstream.py",
-        "20000",
-        "20010",
-        "20020",
-    )
+    for port in (20000, 20010, 20020):
+        stand_in(host, port)
     output = host.site()
     assert re.findall(r"changed=(\d+)", output) == ["0"]
     print(f"a run with nothing to do: {host.seconds:.1f} s")
@@ -269,15 +267,22 @@ def test_the_second_run_changes_nothing(host: Host) -> None:
 
 
 @pytest.fixture(scope="module")
-def websocket(host: Host) -> Iterator[Tuple[socket.socket, float]]:
-    """A WebSocket that is open while all other tests run, and when it was opened."""
+def websocket(host: Host) -> Iterator[socket.socket]:
+    """A WebSocket that is open while other tests change the sites."""
     with host.connect(ACME) as stream:
-        stream.sendall(upgrade("/realtime/v1/websocket"))
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += stream.recv(1)
-        assert head.startswith(b"HTTP/1.1 101 ")
-        yield stream, time.monotonic()
+        assert open_websocket(stream)
+        yield stream
+
+
+def open_websocket(stream: socket.socket, path: str = "/realtime/v1/websocket") -> bool:
+    """Ask for a WebSocket; return whether it was opened."""
+    stream.sendall(upgrade(path))
+    head = b""
+    while b"\r\n\r\n" not in head:
+        piece = stream.recv(1)
+        assert piece, head
+        head += piece
+    return head.startswith(b"HTTP/1.1 101 ")
 
 
 def upgrade(path: str) -> bytes:
@@ -300,12 +305,11 @@ def echoed(stream: socket.socket, text: bytes) -> bytes:
     return back[2:]
 
 
-def test_websockets_pass_on_realtime_and_nowhere_else(host: Host, websocket: Tuple[socket.socket, float]) -> None:
-    assert echoed(websocket[0], b"first") == b"first"
+def test_websockets_pass_on_realtime_and_nowhere_else(host: Host, websocket: socket.socket) -> None:
+    assert echoed(websocket, b"first") == b"first"
     for path in ("/rest/v1/x", "/storage/v1/x", "/functions/v1/x", "/auth/v1/x"):
         with host.connect(ACME) as stream:
-            stream.sendall(upgrade(path).replace(b"\r\n\r\n", b"\r\nX-End: 1\r\n\r\n"))
-            assert b" 101 " not in stream.recv(64)
+            assert not open_websocket(stream, path)
 
 
 def test_each_site_reaches_its_own_instance(host: Host) -> None:
@@ -454,20 +458,10 @@ def test_guessing_is_slowed_down(host: Host, password: str) -> None:
 
 
 def test_logs_hold_no_query_and_no_login(host: Host, password: str) -> None:
-    host.ask(ACME, "/rest/v1/x?apikey=canary-in-a-query")
-    host.run("systemctl", "stop", "standin")
-    assert host.ask(ACME, "/rest/v1/x?apikey=canary-in-a-query").status == 502
-    host.run(
-        "systemd-run",
-        "--quiet",
-        "--unit",
-        "standin",
-        "python3",
-        "/usr/local/bin/upstream.py",
-        "20000",
-        "20010",
-        "20020",
-    )
+    host.ask(BETA, "/rest/v1/x?apikey=canary-in-a-query")
+    host.run("systemctl", "stop", "standin-20010")
+    assert host.ask(BETA, "/rest/v1/x?apikey=canary-in-a-query").status == 502
+    stand_in(host, 20010)
     logs = host.run("sh", "-c", "cat /var/log/nginx/*.log; journalctl --no-pager -u nginx")
     assert '"GET /rest/v1/x HTTP/1.1" 200' in logs
     for secret in ("canary-in-a-query", password, host.variables("acme")["DASHBOARD_PASSWORD"]):
@@ -485,7 +479,7 @@ def test_secrets_are_in_no_output_and_for_root_only(host: Host, password: str) -
     assert host.run("sh", "-c", private) == ""
 
 
-def test_one_bad_site_takes_no_other_down(host: Host, websocket: Tuple[socket.socket, float]) -> None:
+def test_one_bad_site_takes_no_other_down(host: Host, websocket: socket.socket) -> None:
     good = host.settings["multibase_instances"]
     host.settings["multibase_instances"] = [
         {**good[0]},
@@ -499,7 +493,7 @@ def test_one_bad_site_takes_no_other_down(host: Host, websocket: Tuple[socket.so
     assert "beta (serves what it served before): nginx refuses it" in output
     assert f"delta (is not served): {ACME} is the domain of acme already" in output
     assert [host.ask(name, "/rest/v1/x").status for name in (ACME, BETA, GAMMA)] == [200, 200, 200]
-    assert echoed(websocket[0], b"after") == b"after"
+    assert echoed(websocket, b"after") == b"after"
     # Somebody else's mistake stops everything, and changes nothing.
     host.run("sh", "-c", "echo 'nonsense;' > /etc/nginx/conf.d/other.conf")
     host.settings["multibase_proxy_hsts_subdomains"] = True
@@ -561,7 +555,15 @@ def test_people_come_and_go(host: Host) -> None:
 
 
 @pytest.fixture(scope="module")
-def acme(host: Host) -> None:
+def quiet(host: Host) -> Iterator[Tuple[socket.socket, float]]:
+    """A WebSocket on which nothing is said, and since when."""
+    with host.connect(ACME) as stream:
+        assert open_websocket(stream)
+        yield stream, time.monotonic()
+
+
+@pytest.fixture(scope="module")
+def acme(host: Host, quiet: Tuple[socket.socket, float]) -> None:
     """An ACME server, and names that lead to the host."""
     host.run(
         "sh", "-c", "apt-get update -qq && apt-get install -y -qq --no-install-recommends pebble openssl >/dev/null"
@@ -574,6 +576,7 @@ def acme(host: Host) -> None:
         {
             "multibase_proxy_acme_directory": "https://localhost:14000/dir",
             "multibase_proxy_acme_email": "ops@sandbox.test",
+            "multibase_proxy_acme_agree_tos": True,
             "multibase_proxy_sites": {
                 "beta": {"certificate": "own"},
                 "acme": {"certificate": "acme"},
@@ -585,10 +588,6 @@ def acme(host: Host) -> None:
 
 
 def test_certificates_are_ordered_and_one_that_cannot_be_holds_up_no_other(host: Host, acme: None) -> None:
-    output = host.site(succeeds=False)
-    assert "multibase_proxy_acme_agree_tos" in output
-    assert host.ask(ACME, "/rest/v1/x").status == 200
-    host.settings["multibase_proxy_acme_agree_tos"] = True
     instances = host.settings["multibase_instances"]
     host.settings["multibase_instances"] = [
         instances[0],
@@ -599,8 +598,7 @@ def test_certificates_are_ordered_and_one_that_cannot_be_holds_up_no_other(host:
     ]
     host.settings["multibase_proxy_sites"]["broken"] = {"certificate": "acme"}
     # What the host sees is not what the authority sees.
-    elsewhere = '{"host":"broken.sandbox.test.","addresses":["127.0.0.99"]}'
-    host.run("curl", "-sf", "-d", elsewhere, "http://127.0.0.1:8055/add-a")
+    host.run("curl", "-sf", "-d", '{"host":"broken.sandbox.test."}', "http://127.0.0.1:8055/set-servfail")
     output = host.site(succeeds=False)
     print(f"a run with three orders: {host.seconds:.1f} s")
     assert "the name nowhere.sandbox.test has no address" in output
@@ -618,26 +616,8 @@ def test_certificates_are_ordered_and_one_that_cannot_be_holds_up_no_other(host:
     host.run("rm", "-rf", f"{ROOT}/projects/broken")
     host.site()
     assert "Pebble" in host.certificate(GAMMA).issuer.rfc4514_string()
-    assert re.findall(r"changed=(\d+)", host.site()) == ["0"]
+    assert not any(site["changed"] or site["problem"] for site in host.sites().values())
     assert host.run("sh", "-c", "find /etc/letsencrypt/archive -name 'privkey*' -perm /077") == ""
-
-
-def test_a_wildcard_serves_several_sites_with_one_order(host: Host, acme: None) -> None:
-    host.settings["multibase_proxy_acme_wildcards"] = ["wild.test"]
-    host.settings["multibase_proxy_acme_dns"] = {
-        "plugin": "manual", "auth_hook": "/srv/pebble/auth.sh", "cleanup_hook": "/srv/pebble/cleanup.sh",
-    }  # fmt: skip
-    instances = host.settings["multibase_instances"]
-    host.settings["multibase_instances"] = [
-        {**instances[0], "domain": "one.wild.test"}, instances[1], {**instances[2], "domain": "two.wild.test"},
-    ]  # fmt: skip
-    host.site()
-    one, two = host.certificate("one.wild.test"), host.certificate("two.wild.test")
-    assert one.serial_number == two.serial_number
-    assert host.ask("two.wild.test", "/rest/v1/x").told()["headers"]["host"] == "two.wild.test"
-    host.settings["multibase_instances"] = instances
-    del host.settings["multibase_proxy_acme_wildcards"], host.settings["multibase_proxy_acme_dns"]
-    host.site()
 
 
 def renew(host: Host) -> str:
@@ -654,8 +634,12 @@ def renew(host: Host) -> str:
 def test_a_renewal_is_read_only_when_nginx_accepts_its_configuration(host: Host, acme: None) -> None:
     before = host.certificate(ACME).serial_number
     renew(host)
+    end = time.monotonic() + 10
+    # A reload is asked for, and done a moment later.
+    while host.certificate(ACME).serial_number == before:
+        assert time.monotonic() < end
+        time.sleep(0.2)
     after = host.certificate(ACME).serial_number
-    assert after != before
     host.run("sh", "-c", "echo 'nonsense;' > /etc/nginx/conf.d/other.conf")
     assert "nginx refuses its configuration" in renew(host)
     assert host.certificate(ACME).serial_number == after
@@ -669,21 +653,13 @@ def test_sslyze_finds_mozillas_intermediate_configuration(host: Host, acme: None
     root = host.work / "root.pem"
     root.write_text(host.run("cat", "/srv/pebble/root.pem"))
     for name in (ACME, PANEL, GAMMA):
-        # It resolves names itself, and these are known to the test host only.
-        done = subprocess.run(
-            [
-                tool("sslyze"), "--mozilla_config=intermediate", f"--certinfo_ca_file={root}", f"--sni={name}",
-                f"{host.address}:443",
-            ],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        # NAME:PORT{ADDRESS}, because only the test host knows the name.
+        place = f"{name}:443{{{host.address}}}"
+        command = [tool("sslyze"), "--mozilla_config=intermediate", f"--certinfo_ca_file={root}", place]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         verdict = done.stdout.partition("COMPLIANCE AGAINST")[2]
-        found = [line.strip() for line in verdict.splitlines() if line.strip().startswith("*")]
-        # The address is asked for, not the name; that the certificate has the name, the next lines check.
-        assert [line for line in found if "host" not in line.lower()] == [], verdict
-        assert "OK - Compliant" in verdict or found, done.stdout[-3000:]
-        names = host.certificate(name).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        assert name in names.get_values_for_type(x509.DNSName)
+        assert f"{name}:443: OK - Compliant." in verdict, verdict or done.stdout
+        assert done.returncode == 0
 
 
 def test_gixy_finds_nothing_of_weight(host: Host) -> None:
@@ -701,24 +677,33 @@ def test_gixy_finds_nothing_of_weight(host: Host) -> None:
         assert before.rpartition("location ")[2].startswith("/functions/v1/ {")
 
 
-def test_the_unit_is_locked_in_and_a_killed_nginx_comes_back(host: Host) -> None:
+def test_the_unit_is_locked_in(host: Host) -> None:
     level = re.search(r"exposure level for nginx.service: ([0-9.]+)", host.run("systemd-analyze", "security", "nginx"))
     assert level
     print(f"systemd-analyze security nginx: {level.group(1)}")
     assert float(level.group(1)) <= 3.0
 
 
-def test_a_quiet_websocket_stays(host: Host, websocket: Tuple[socket.socket, float]) -> None:
-    # A minute is nginx's own limit. nginx was restarted in between, so this is a socket of its own.
-    with host.connect(ACME) as stream:
-        stream.sendall(upgrade("/realtime/v1/websocket"))
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += stream.recv(1)
-        assert b" 101 " in head
-        host.run("systemctl", "reload", "nginx")
-        time.sleep(62)
-        assert echoed(stream, b"still") == b"still"
+def test_a_wildcard_serves_several_sites_with_one_order(host: Host, acme: None) -> None:
+    host.settings["multibase_proxy_acme_wildcards"] = ["wild.test"]
+    host.settings["multibase_proxy_acme_dns"] = {
+        "plugin": "manual", "auth_hook": "/srv/pebble/auth.sh", "cleanup_hook": "/srv/pebble/cleanup.sh",
+    }  # fmt: skip
+    instances = host.settings["multibase_instances"]
+    host.settings["multibase_instances"] = [
+        {**instances[0], "domain": "one.wild.test"}, instances[1], {**instances[2], "domain": "two.wild.test"},
+    ]  # fmt: skip
+    host.site()
+    one, two = host.certificate("one.wild.test"), host.certificate("two.wild.test")
+    assert one.serial_number == two.serial_number
+    assert host.ask("two.wild.test", "/rest/v1/x").told()["headers"]["host"] == "two.wild.test"
+
+
+def test_a_quiet_websocket_outlasts_a_minute_and_reloads(quiet: Tuple[socket.socket, float]) -> None:
+    stream, since = quiet
+    # A minute is what nginx allows a quiet upstream by itself.
+    time.sleep(max(0.0, since + 62 - time.monotonic()))
+    assert echoed(stream, b"still") == b"still"
 
 
 def test_a_killed_nginx_comes_back(host: Host) -> None:
@@ -726,7 +711,7 @@ def test_a_killed_nginx_comes_back(host: Host) -> None:
     end = time.monotonic() + 20
     while True:
         try:
-            assert host.ask(ACME, "/rest/v1/x").status == 200
+            assert host.ask("one.wild.test", "/rest/v1/x").status == 200
             break
         except OSError:
             assert time.monotonic() < end, host.run("journalctl", "--no-pager", "-n", "20", "-u", "nginx")

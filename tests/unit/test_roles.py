@@ -138,7 +138,9 @@ def test_playbooks_ask_nothing_and_target_the_group(playbook: Path) -> None:
     # Only roles: what they do is in one place, and there are as many tasks for one instance as for a thousand.
     for task in play["tasks"]:
         assert set(task) <= {"name", "ansible.builtin.import_role", "tags", "vars"}
-    assert play["tasks"][-1]["ansible.builtin.import_role"]["tasks_from"] == "publish.yml"
+    # What fails because of a site comes after the report, or there would be none.
+    steps = [task["ansible.builtin.import_role"].get("tasks_from") for task in play["tasks"]]
+    assert (steps[:-1] if steps[-1] == "verify.yml" else steps)[-1] == "publish.yml"
 
 
 def test_verbs_for_certain_instances_need_names() -> None:

@@ -13,7 +13,7 @@ cat >config.json <<JSON
 {"pebble": {"listenAddress": "127.0.0.1:14000", "managementListenAddress": "127.0.0.1:15000",
  "certificate": "/srv/pebble/cert.pem", "privateKey": "/srv/pebble/key.pem", "httpPort": 80, "tlsPort": 443,
  "ocspResponderURL": "", "externalAccountBindingRequired": false, "retryAfter": {"authz": 1, "order": 1},
- "profiles": {"default": {"description": "as usual", "validityPeriod": 7776000}}}}
+ "certificateValidityPeriod": 7776000, "profiles": {"default": {"description": "as usual", "validityPeriod": 7776000}}}}
 JSON
 cp ca.pem /usr/local/share/ca-certificates/test-acme.crt
 update-ca-certificates >/dev/null 2>&1

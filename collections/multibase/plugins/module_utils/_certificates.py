@@ -148,7 +148,7 @@ def self_signed(domains: Sequence[str], now: datetime.datetime) -> Tuple[bytes, 
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=_SELF_SIGNED_DAYS))
+        .not_valid_after(now + datetime.timedelta(days=_SELF_SIGNED_DAYS, hours=-1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(domain) for domain in domains]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     )

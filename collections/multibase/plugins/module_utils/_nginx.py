@@ -33,6 +33,10 @@ CIPHERS = (
 # What is guessed at: passwords, codes and mails sent to others.
 _GUESSED = "token|signup|recover|otp|magiclink|resend|verify|invite|factors/[^/]+/verify|sso"
 _INCLUDE = re.compile(r"^[ \t]*include[ \t]+(?:/etc/nginx/)?conf\.d/\*\.conf[ \t]*;", re.MULTILINE)
+# A WebSocket takes two connections of a worker, and the distributions' 768 are few for all instances of a host.
+_WORKER_CONNECTIONS = 8192
+_CONNECTIONS = re.compile(r"^([ \t]*worker_connections[ \t]+)(\d{1,9})([ \t]*;)", re.MULTILINE)
+_EVENTS = re.compile(r"^events[ \t]*\{", re.MULTILINE)
 _SAFE_NAME = re.compile(r"[^a-z0-9_]")
 
 
@@ -70,6 +74,19 @@ class Files:
 def has_directive(text: str, name: str) -> bool:
     """Whether a configuration sets a directive (in a line that is no comment)."""
     return re.search(r"^[ \t]*{0}[ \t]".format(re.escape(name)), text, re.MULTILINE) is not None
+
+
+def roomy_main(main: str) -> str:
+    """Return nginx.conf with room for many connections; what is set to more, or is written otherwise, stays."""
+
+    def more(found: re.Match[str]) -> str:
+        return found.group(1) + str(max(int(found.group(2)), _WORKER_CONNECTIONS)) + found.group(3)
+
+    text = _CONNECTIONS.sub(more, main, count=1)
+    if not has_directive(text, "worker_rlimit_nofile"):
+        line = "worker_rlimit_nofile {0};\n".format(4 * _WORKER_CONNECTIONS)
+        text = _EVENTS.sub(lambda found: line + found.group(0), text, count=1)
+    return text
 
 
 def staged_main(main: str, others: Sequence[str], staged: str) -> Optional[str]:

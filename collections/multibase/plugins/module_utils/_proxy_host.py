@@ -363,7 +363,7 @@ class Proxy:
         wait = int(earlier.get("at", 0)) + self._retry_seconds - int(time.time())
         if earlier.get("order") == order and 0 < wait <= self._retry_seconds:
             return "not asked again for {0} minutes, because the last order failed: {1}".format(
-                wait // 60 + 1, earlier.get("problem", "")
+                -(-wait // 60), earlier.get("problem", "")
             )
         problem, counts = self._certbot(name, names)
         if not problem:
@@ -435,15 +435,16 @@ class Proxy:
     ) -> None:
         """Put the sites live that nginx accepts. Sites in ``keep``, and those refused, stay what they are."""
         base = _nginx.render_base(self._settings, _text(self._paths.main), self._fallback())
+        main = _nginx.roomy_main(_text(self._paths.main))
+        around = main == _text(self._paths.main) and _text(self._paths.entry) == self._entry
         live_base, live = self._live_texts().get(_BASE, ""), self._live_sites()
         wanted = {name: self._filled(name, text) for name, text in texts.items()}
         for name, result in results.items():
             if name in live and (name in keep or (result.problem and name not in wanted)):
                 wanted[name] = live[name]
-        entry = "include {0}/*.conf;\n".format(self._paths.live)
         for name, result in results.items():
             result.live = name in wanted
-        if base == live_base and wanted == live and _text(self._paths.entry) == entry:
+        if base == live_base and wanted == live and around:
             return
         accepted = dict(wanted) if self._check_mode else self._accepted(base, wanted, live, results)
         for name in sorted({*accepted, *live}):
@@ -456,13 +457,20 @@ class Proxy:
             results[name].actions.append("published" if name in accepted else "removed")
         for name, result in results.items():
             result.live = name in accepted
-        if base == live_base and accepted == live and _text(self._paths.entry) == entry:
+        if base == live_base and accepted == live and around:
             return
+        if main != _text(self._paths.main):
+            path = self._paths.main
+            outcome.diff.append({"before_header": path, "after_header": path, "before": _text(path), "after": main})
         if base != live_base:
             outcome.diff.append({"before_header": _BASE, "after_header": _BASE, "before": live_base, "after": base})
         outcome.changed = True
         if not self._check_mode:
-            self._replace(base, accepted, entry)
+            self._replace(base, accepted, main)
+
+    @property
+    def _entry(self) -> str:
+        return "include {0}/*.conf;\n".format(self._paths.live)
 
     def _difference(self, name: str, before: str, after: str) -> Dict[str, str]:
         path = "site-{0}.conf".format(name)
@@ -538,7 +546,7 @@ class Proxy:
             if os.path.realpath(path) != os.path.realpath(self._paths.entry)
         )
         with self._staged(base, sites) as directory:
-            main = _nginx.staged_main(_text(self._paths.main), others, directory)
+            main = _nginx.staged_main(_nginx.roomy_main(_text(self._paths.main)), others, directory)
             if main is None:
                 raise MultibaseError(
                     "{0} does not include conf.d/*.conf, where the sites are; put that line back".format(
@@ -565,7 +573,7 @@ class Proxy:
                     message = message.replace(secret, "***")
             return message[:_LONGEST_MESSAGE]
 
-    def _replace(self, base: str, sites: Mapping[str, str], entry: str) -> None:
+    def _replace(self, base: str, sites: Mapping[str, str], main: str) -> None:
         """Make a new generation the live one, and have nginx read it."""
         before = os.path.realpath(self._paths.live) if os.path.islink(self._paths.live) else ""
         with self._staged(base, sites) as directory:
@@ -579,8 +587,9 @@ class Proxy:
         os.symlink(os.path.basename(generation), link)
         os.rename(link, self._paths.live)
         sync_directory(self._paths.base)
-        if _text(self._paths.entry) != entry:
-            replace_file(self._paths.entry, entry.encode("utf-8"), 0o644)
+        for path, text in ((self._paths.entry, self._entry), (self._paths.main, main)):
+            if _text(path) != text:
+                replace_file(path, text.encode("utf-8"), 0o644)
         self._reload()
         if before and before != os.path.realpath(self._paths.live):
             shutil.rmtree(before, ignore_errors=True)

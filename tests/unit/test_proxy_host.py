@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How sites go live: what nginx refuses never does, one link changes, and a run that was killed leaves no traces.
+
+nginx is a function here that reads what it is asked to test; tests/e2e/test_proxy.py has the real one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Sequence
+
+import pytest
+
+from ansible_collections.multibase.supabase.plugins.module_utils import _nginx, _proxy
+from ansible_collections.multibase.supabase.plugins.module_utils._certificates import Acme
+from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
+from ansible_collections.multibase.supabase.plugins.module_utils._process import Completed
+from ansible_collections.multibase.supabase.plugins.module_utils._proxy_host import Outcome, Paths, Proxy, SiteResult
+from ansible_collections.multibase.supabase.plugins.module_utils._routes import DASHBOARD, ROUTES
+
+SETTINGS = _nginx.Settings(
+    version=(1, 26, 3), ipv6=True, http_port=80, https_port=443, webroot="/opt/multibase/www/acme", trusted=(),
+    proxy_protocol=False, hsts_seconds=1, hsts_subdomains=False, body_size="1m", requests_per_second=1, burst=1,
+    auth_per_minute=1, auth_burst=1, login_per_minute=1, login_burst=1, connections=1,
+)  # fmt: skip
+MAIN = """worker_processes auto;
+events {
+\tworker_connections 768;
+}
+http {
+    include /etc/nginx/conf.d/*.conf;
+}
+"""
+
+
+class Machine:
+    """A host with a stand-in for nginx, which refuses every configuration that has one of ``bad`` in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.paths = Paths(str(root / "nginx"), str(root / "letsencrypt"), str(root / "state"), "nginx")
+        for directory in (root / "nginx" / "conf.d", root / "nginx" / "multibase", root / "state"):
+            directory.mkdir(parents=True)
+        Path(self.paths.main).write_text(MAIN)
+        self.bad: List[str] = []
+        self.calls: List[List[str]] = []
+        self.orders: Callable[[str], Completed] = lambda _settings: Completed(0, "", "")
+
+    def run(self, argv: Sequence[str], *_rest: Any) -> Completed:
+        """Stand in for programs."""
+        self.calls.append(list(argv))
+        if argv[0] == "certbot":
+            return self.orders(Path(argv[-1]).read_text())
+        if argv[0] != "nginx":
+            return Completed(0, "", "")
+        text = Path(argv[-1]).read_text()
+        for pattern in re.findall(r"include (\S+);", text):
+            place = Path(pattern)
+            text += "".join(path.read_text() for path in sorted(place.parent.glob(place.name)))
+        wrong = [word for word in self.bad if word in text]
+        return Completed(1 if wrong else 0, "", "".join(f"nginx: [emerg] {word} is bad\n" for word in wrong))
+
+    def proxy(self, check_mode: bool = False, **acme: Any) -> Proxy:
+        values: Dict[str, Any] = {
+            "directory": "https://ca.test/dir", "email": "", "agreed": True, "webroot": "/w", "eab_kid": "",
+            "eab_hmac_key": "", "dns": {}, "wildcards": (), **acme,
+        }  # fmt: skip
+        return Proxy(self.paths, SETTINGS, Acme(**values), [], False, 3600, check_mode, self.run)
+
+    def converge(self, *names: str, check_mode: bool = False, **more: Any) -> Outcome:
+        """Make plain sites of these names; ``more`` are other domains for some of them."""
+        sites = [
+            _proxy.Site(
+                name, "instance", (more.get(name, name + ".example.com"),), "127.0.0.1:20000", "none",
+                dashboard_user="supabase",
+            )
+            for name in names
+        ]  # fmt: skip
+        secrets = {name: "c2VjcmV0" for name in names}
+        return self.proxy(check_mode).converge(_proxy.Plan(sites), secrets)
+
+    def live(self) -> Dict[str, str]:
+        """What is live, by site."""
+        return {path.name[5:-5]: path.read_text() for path in Path(self.paths.live).glob("site-*.conf")}
+
+    def count(self, program: str) -> int:
+        return sum(call[0] == program for call in self.calls)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def problems(outcome: Outcome) -> Dict[str, str]:
+    return {result.name: result.problem for result in outcome.results if result.problem}
+
+
+def test_sites_go_live_with_one_test_and_one_reload_and_then_nothing_is_done(machine: Machine) -> None:
+    outcome = machine.converge("acme", "beta")
+    assert (outcome.changed, problems(outcome), sorted(machine.live())) == (True, {}, ["acme", "beta"])
+    assert (machine.count("nginx"), machine.count("systemctl")) == (1, 1)
+    assert Path(machine.paths.entry).read_text() == f"include {machine.paths.live}/*.conf;\n"
+    machine.calls.clear()
+    assert not machine.converge("acme", "beta").changed
+    assert machine.calls == []
+
+
+def test_what_is_live_is_for_root_only_and_a_diff_holds_no_login(machine: Machine) -> None:
+    outcome = machine.converge("acme")
+    assert "c2VjcmV0" in machine.live()["acme"]
+    assert "c2VjcmV0" not in str(outcome.diff)
+    assert "fingerprint:" in str(outcome.diff)
+    for path in Path(machine.paths.live).iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert os.stat(machine.paths.live).st_mode & 0o777 == 0o700
+
+
+def test_a_site_that_nginx_refuses_keeps_what_it_had_and_the_others_go_live(machine: Machine) -> None:
+    machine.converge("acme", "beta", "gamma")
+    before = machine.live()["beta"]
+    machine.bad = ["bad.example.com", "worse.example.com"]
+    outcome = machine.converge(
+        "acme", "beta", "gamma", "delta", "epsilon",
+        beta="bad.example.com", delta="worse.example.com", gamma="other.example.com",
+    )  # fmt: skip
+    assert sorted(problems(outcome)) == ["beta", "delta"]
+    assert "bad.example.com is bad" in problems(outcome)["beta"]
+    live = machine.live()
+    assert sorted(live) == ["acme", "beta", "epsilon", "gamma"]
+    assert live["beta"] == before
+    assert "other.example.com" in live["gamma"]
+    assert {result.name: result.live for result in outcome.results}["delta"] is False
+
+
+def test_somebody_elses_mistake_stops_everything_and_changes_nothing(machine: Machine) -> None:
+    machine.converge("acme")
+    before = machine.live()
+    (Path(machine.paths.etc) / "conf.d" / "other.conf").write_text("nonsense")
+    machine.bad = ["nonsense"]
+    with pytest.raises(MultibaseError, match="without any site of ours"):
+        machine.converge("acme", "beta")
+    assert machine.live() == before
+
+
+def test_a_configuration_that_does_not_include_ours_is_told_of(machine: Machine) -> None:
+    Path(machine.paths.main).write_text("http {}\n")
+    with pytest.raises(MultibaseError, match=r"does not include conf\.d"):
+        machine.converge("acme")
+
+
+def test_sites_that_are_no_longer_wanted_go(machine: Machine) -> None:
+    machine.converge("acme", "beta")
+    outcome = machine.converge("acme")
+    assert sorted(machine.live()) == ["acme"]
+    assert [(result.name, result.actions) for result in outcome.results if result.changed] == [("beta", ["removed"])]
+
+
+def test_check_mode_tells_and_changes_nothing(machine: Machine) -> None:
+    def everything() -> Dict[str, Any]:
+        top = Path(machine.paths.etc)
+        return {str(path): path.stat().st_mtime_ns for path in sorted(top.rglob("*"))}
+
+    before = everything()
+    outcome = machine.converge("acme", check_mode=True)
+    assert outcome.changed and outcome.diff
+    assert everything() == before
+    assert machine.calls == []
+
+
+def test_what_a_killed_run_left_is_removed_and_what_is_live_stays(machine: Machine) -> None:
+    machine.converge("acme")
+    base = Path(machine.paths.base)
+    for name in (".staged-1", "sites-1"):
+        (base / name).mkdir()
+        (base / name / "site-old.conf").write_text("old")
+    (Path(machine.paths.etc) / ".multibase-1.conf").write_text("")
+    (Path(machine.paths.state) / "certbot-1.ini").write_text("eab-hmac-key = x")
+    assert not machine.converge("acme").changed
+    assert [path.name for path in sorted(base.iterdir()) if path.name.startswith((".staged", "sites-"))] == [
+        os.readlink(machine.paths.live)
+    ]
+    assert sorted(machine.live()) == ["acme"]
+    assert not list(Path(machine.paths.state).glob("certbot-*"))
+
+
+def order(machine: Machine, **acme: Any) -> Dict[str, SiteResult]:
+    """Converge one site that wants a certificate by ACME."""
+    site = _proxy.Site("acme", "instance", ("acme.example.com",), "127.0.0.1:20000", "acme")
+    outcome = machine.proxy(**acme).converge(_proxy.Plan([site]), {})
+    return {result.name: result for result in outcome.results}
+
+
+def test_an_order_that_failed_is_not_repeated_until_something_changes(machine: Machine) -> None:
+    key = "very-secret-hmac"
+    machine.orders = lambda settings: Completed(1, "", "Detail: no such " + settings.split("hmac-key")[-1])
+    said = order(machine, eab_kid="kid", eab_hmac_key=key)["acme"].problem
+    assert "no such  = ***" in said and key not in said
+    assert order(machine, eab_kid="kid", eab_hmac_key=key)["acme"].problem.startswith("not asked again for 60 minutes")
+    assert machine.count("certbot") == 1
+    # Another server is another order.
+    order(machine, directory="https://other.test/dir")
+    assert machine.count("certbot") == 2
+    assert all(key not in word for call in machine.calls for word in call)
+    assert not list(Path(machine.paths.state).glob("certbot-*"))
+    assert key not in (Path(machine.paths.state) / "acme.json").read_text()
+
+
+def test_nothing_is_ordered_before_the_terms_are_agreed_to(machine: Machine) -> None:
+    assert "agree_tos" in order(machine, agreed=False)["acme"].problem
+    assert machine.count("certbot") == 0
+
+
+def test_challenges_are_answered_before_anything_is_ordered(machine: Machine) -> None:
+    def served(_settings: str) -> Completed:
+        assert _nginx.CHALLENGES in (Path(machine.paths.live) / "00-base.conf").read_text()
+        assert machine.count("systemctl") == 1
+        return Completed(1, "", "")
+
+    machine.orders = served
+    order(machine)
+    assert machine.count("certbot") == 1
+
+
+def test_nginx_gets_room_for_connections_and_keeps_what_is_more(machine: Machine) -> None:
+    roomy = _nginx.roomy_main(MAIN)
+    assert "worker_connections 8192;" in roomy
+    assert "worker_rlimit_nofile 32768;\nevents {" in roomy
+    assert _nginx.roomy_main(roomy) == roomy
+    more = MAIN.replace("768", "20000").replace("events", "worker_rlimit_nofile 99999;\nevents")
+    assert _nginx.roomy_main(more) == more
+    machine.converge("acme")
+    assert Path(machine.paths.main).read_text() == roomy
+
+
+def test_every_path_of_the_api_is_beside_studio_and_no_other() -> None:
+    prefixes = _nginx.api_prefixes()
+    for row in ROUTES:
+        assert any(row.path.startswith(prefix) for prefix in prefixes) is (row.access != DASHBOARD), row.name
