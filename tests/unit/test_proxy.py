@@ -268,7 +268,16 @@ def test_sites_below_a_wildcard_share_one_order() -> None:
     shared = ("multibase-wildcard-example.com", ("*.example.com", "example.com"))
     assert _certificates.lineage("acme", ["acme.example.com"], wild) == shared
     assert _certificates.lineage("acme", ["acme.example.com", "acme.org"], wild)[0] == "multibase-acme"
-    assert _certificates.lineage("_panel", ["a.b.example.com"], wild)[0] == "multibase-panel"
+
+
+def test_no_two_sites_share_an_order_that_is_not_for_both() -> None:
+    plain, wild = acme(), acme(wildcards=("example.com",), dns={"plugin": "manual"})
+    sites = [_proxy.PANEL, _proxy.ARA, "panel", "ara", "wildcard", "wildcard-example-com"]
+    names = [_certificates.lineage(name, [name.strip("_") + ".example.org"], plain)[0] for name in sites]
+    names.append(_certificates.lineage("acme", ["acme.example.com"], wild)[0])
+    assert len(set(names)) == len(names)
+    # What certbot has of instances already stays theirs.
+    assert names[2:4] == ["multibase-panel", "multibase-ara"]
 
 
 @pytest.mark.parametrize(
