@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
@@ -45,6 +46,8 @@ class Machine:
         Path(self.paths.main).write_text(MAIN)
         self.bad: List[str] = []
         self.calls: List[List[str]] = []
+        # What nginx read when it was last reloaded.
+        self.loaded: Dict[str, str] = {}
         self.orders: Callable[[str], Completed] = lambda _settings: Completed(0, "", "")
 
     def run(self, argv: Sequence[str], *_rest: Any) -> Completed:
@@ -53,6 +56,7 @@ class Machine:
         if argv[0] == "certbot":
             return self.orders(Path(argv[-1]).read_text())
         if argv[0] != "nginx":
+            self.loaded = {**self.live(), "nginx.conf": Path(self.paths.main).read_text()}
             return Completed(0, "", "")
         text = Path(argv[-1]).read_text()
         for pattern in re.findall(r"include (\S+);", text):
@@ -183,6 +187,70 @@ def test_what_a_killed_run_left_is_removed_and_what_is_live_stays(machine: Machi
     ]
     assert sorted(machine.live()) == ["acme"]
     assert not list(Path(machine.paths.state).glob("certbot-*"))
+
+
+class Killed(BaseException):
+    """The end of a run from outside: nothing catches it as a mistake."""
+
+
+def killed_at(machine: Machine, step: int, monkeypatch: pytest.MonkeyPatch, *names: str) -> bool:
+    """Converge, and be killed before the given one of the steps that others see; return whether it got that far."""
+    taken = iter(range(1000))
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any, **options: Any) -> Any:
+            # Nothing comes after a kill, not even what tidies up.
+            if next(taken) >= step:
+                raise Killed
+            return function(*words, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("rename", "symlink", "unlink", "mkdir"):
+            patch.setattr(os, name, counted(getattr(os, name)))
+        patch.setattr(machine, "run", counted(machine.run))
+        patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+        try:
+            machine.converge(*names)
+        except Killed:
+            return True
+    return False
+
+
+def test_a_run_killed_anywhere_is_finished_by_the_next_and_then_nothing_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = 0
+    while True:
+        machine = Machine(tmp_path / str(step))
+        machine.converge("acme")
+        if not killed_at(machine, step, monkeypatch, "acme", "beta"):
+            break
+        machine.converge("acme", "beta")
+        assert sorted(machine.live()) == ["acme", "beta"]
+        assert machine.loaded == {**machine.live(), "nginx.conf": _nginx.roomy_main(MAIN)}, step
+        machine.calls.clear()
+        assert not machine.converge("acme", "beta").changed
+        assert machine.calls == []
+        step += 1
+    # Testing, the renames of marker and link, the reload, and tidying before and after.
+    assert step > 10
+
+
+def test_a_reload_that_failed_is_done_by_the_next_run_and_told_of_in_check_mode(machine: Machine) -> None:
+    works = machine.run
+    machine.run = lambda argv, *rest: (  # type: ignore[method-assign]
+        Completed(1, "", "no reload") if argv[0] == "systemctl" else works(argv, *rest)
+    )
+    with pytest.raises(MultibaseError, match="no reload"):
+        machine.converge("acme")
+    machine.run = works  # type: ignore[method-assign]
+    assert machine.converge("acme", check_mode=True).changed
+    assert machine.count("systemctl") == 0
+    assert machine.converge("acme").changed
+    assert machine.count("systemctl") == 1
+    assert not machine.converge("acme").changed
 
 
 def order(machine: Machine, **acme: Any) -> Dict[str, SiteResult]:

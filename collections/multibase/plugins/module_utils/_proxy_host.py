@@ -65,6 +65,11 @@ class Paths:
         return os.path.join(self.etc, "nginx.conf")
 
     @property
+    def pending(self) -> str:
+        """A file that is there from before new files go live until nginx has read them."""
+        return os.path.join(self.state, "reload-pending")
+
+    @property
     def certificates(self) -> str:
         return os.path.join(self.base, "certificates")
 
@@ -436,7 +441,12 @@ class Proxy:
         """Put the sites live that nginx accepts. Sites in ``keep``, and those refused, stay what they are."""
         base = _nginx.render_base(self._settings, _text(self._paths.main), self._fallback())
         main = _nginx.roomy_main(_text(self._paths.main))
-        around = main == _text(self._paths.main) and _text(self._paths.entry) == self._entry
+        around = (
+            main == _text(self._paths.main)
+            and _text(self._paths.entry) == self._entry
+            # Files that a killed run put in place look done, but nginx runs with those before them.
+            and not os.path.exists(self._paths.pending)
+        )
         live_base, live = self._live_texts().get(_BASE, ""), self._live_sites()
         wanted = {name: self._filled(name, text) for name, text in texts.items()}
         for name, result in results.items():
@@ -581,6 +591,7 @@ class Proxy:
             sync_directory(directory)
             os.rename(directory, generation)
             # The context removes what is at the old name: nothing.
+        replace_file(self._paths.pending, b"", 0o600)
         link = self._paths.live + ".new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(link)
@@ -591,6 +602,7 @@ class Proxy:
             if _text(path) != text:
                 replace_file(path, text.encode("utf-8"), 0o644)
         self._reload()
+        os.unlink(self._paths.pending)
         if before and before != os.path.realpath(self._paths.live):
             shutil.rmtree(before, ignore_errors=True)
 
