@@ -253,6 +253,22 @@ def test_a_reload_that_failed_is_done_by_the_next_run_and_told_of_in_check_mode(
     assert not machine.converge("acme").changed
 
 
+def test_keys_that_a_killed_run_staged_are_removed(machine: Machine) -> None:
+    site = _proxy.Site("acme", "instance", ("acme.example.com",), "127.0.0.1:20000", "self_signed")
+    machine.proxy().converge(_proxy.Plan([site]), {})
+    staged = []
+    # Beside what is in use, and of a site that is gone.
+    for name in ("acme", "gone"):
+        directory = Path(machine.paths.certificates) / name / ".new-1"
+        directory.mkdir(parents=True)
+        (directory / "privkey.pem").write_text("key")
+        staged.append(directory)
+    assert not machine.proxy().converge(_proxy.Plan([site]), {}).changed
+    assert not any(directory.exists() for directory in staged)
+    assert len(list(Path(machine.paths.certificates).glob("*/*/privkey.pem"))) == 1
+    assert [entry.name for entry in Path(machine.paths.certificates).iterdir()] == ["acme"]
+
+
 def order(machine: Machine, **acme: Any) -> Dict[str, SiteResult]:
     """Converge one site that wants a certificate by ACME."""
     site = _proxy.Site("acme", "instance", ("acme.example.com",), "127.0.0.1:20000", "acme")

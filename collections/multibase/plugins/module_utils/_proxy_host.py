@@ -614,7 +614,7 @@ class Proxy:
             raise MultibaseError("nginx could not be reloaded: {0}".format((done.errors or done.output).strip()[:500]))
 
     def _discard_leftovers(self) -> None:
-        """Remove what an interrupted run left: staged copies, and generations that never went live."""
+        """Remove what an interrupted run left: staged copies, keys among them, and generations that never went live."""
         if self._check_mode:
             return
         keep = os.path.realpath(self._paths.live) if os.path.islink(self._paths.live) else ""
@@ -622,6 +622,8 @@ class Proxy:
             for path in glob.glob(os.path.join(self._paths.base, pattern)):
                 if os.path.realpath(path) != keep:
                     shutil.rmtree(path, ignore_errors=True)
+        for path in glob.glob(os.path.join(self._paths.certificates, "*", ".new-*")):
+            shutil.rmtree(path, ignore_errors=True)
         for path in glob.glob(os.path.join(self._paths.etc, ".multibase-*.conf")):
             os.unlink(path)
         for path in glob.glob(os.path.join(self._paths.state, "certbot-*.ini")):
