@@ -94,6 +94,36 @@ def test_a_domain_is_whose_it_is_already() -> None:
     assert list(alias.problems) == ["beta"]
 
 
+def test_a_live_site_with_a_mistake_keeps_its_domains() -> None:
+    same = "https://same.example.com"
+    wrong = {"beta": {"certificate": "free"}}
+    live = {"beta": ["same.example.com"]}
+    made = plan(instance("acme", same), instance("beta", same), own=wrong, live=live)
+    assert made.sites == [] and "free" in made.problems["beta"]
+    assert "same.example.com is the domain of beta already" in made.problems["acme"]
+    # Also one whose manifest cannot be read, and one that was to move; not one that is to have no site any more.
+    broken = {"name": "beta", "problem": "its manifest is damaged"}
+    assert plan(instance("acme", same), broken, live=live).sites == []
+    assert plan(instance("acme", same), instance("beta"), own=wrong, live=live).sites == []
+    gone = plan(instance("acme", same), instance("beta"), own={"beta": {"enabled": False}}, live=live)
+    assert [site.name for site in gone.sites] == ["acme"]
+
+
+def test_who_may_not_move_stays_where_others_wanted_to_go() -> None:
+    live = {"acme": ["acme.example.com"], "gamma": ["gamma.example.com"]}
+    # gamma wants acme's domain and does not get it; so beta, which comes first, does not get gamma's.
+    made = plan(
+        instance("acme"), instance("beta", "https://gamma.example.com"), instance("gamma", "https://acme.example.com"),
+        live=live,
+    )  # fmt: skip
+    assert [site.name for site in made.sites] == ["acme"]
+    assert "domain of acme" in made.problems["gamma"] and "domain of gamma" in made.problems["beta"]
+    swapped = plan(
+        instance("acme", "https://gamma.example.com"), instance("gamma", "https://acme.example.com"), live=live
+    )
+    assert swapped.problems == {} and len(swapped.sites) == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

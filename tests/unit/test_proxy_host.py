@@ -6,6 +6,7 @@ nginx is a function here that reads what it is asked to test; tests/e2e/test_pro
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from typing import Any, Callable, Dict, List, Sequence
 
 import pytest
 
-from ansible_collections.multibase.supabase.plugins.module_utils import _nginx, _proxy
+from ansible_collections.multibase.supabase.plugins.module_utils import _certificates, _nginx, _proxy
 from ansible_collections.multibase.supabase.plugins.module_utils._certificates import Acme
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
 from ansible_collections.multibase.supabase.plugins.module_utils._process import Completed
@@ -267,6 +268,57 @@ def test_keys_that_a_killed_run_staged_are_removed(machine: Machine) -> None:
     assert not any(directory.exists() for directory in staged)
     assert len(list(Path(machine.paths.certificates).glob("*/*/privkey.pem"))) == 1
     assert [entry.name for entry in Path(machine.paths.certificates).iterdir()] == ["acme"]
+
+
+def test_nobody_gets_the_domain_of_a_site_that_nginx_does_not_let_move(machine: Machine) -> None:
+    machine.converge("acme", "beta", "gamma")
+    before = machine.live()
+    machine.bad = ["bad.example.com"]
+    # beta was to leave its domain to acme, acme its own to delta; gamma has nothing to do with it.
+    moves = {
+        "beta": "bad.example.com",
+        "acme": "beta.example.com",
+        "delta": "acme.example.com",
+        "gamma": "g.example.com",
+    }
+    outcome = machine.converge("acme", "beta", "gamma", "delta", **moves)
+    told = problems(outcome)
+    assert sorted(told) == ["acme", "beta", "delta"]
+    assert "beta.example.com is still served by beta" in told["acme"]
+    assert "acme.example.com is still served by acme" in told["delta"]
+    live = machine.live()
+    assert sorted(live) == ["acme", "beta", "gamma"] and "g.example.com" in live["gamma"]
+    assert (live["acme"], live["beta"]) == (before["acme"], before["beta"])
+    assert {result.name: result.live for result in outcome.results}["delta"] is False
+    machine.bad = []
+    assert problems(machine.converge("acme", "beta", "gamma", "delta", **moves)) == {}
+    assert "acme.example.com" in machine.live()["delta"]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_domain_is_free_when_the_site_that_had_it_has_its_new_certificate(machine: Machine, ordered: bool) -> None:
+    machine.converge("acme")
+
+    def certbot(_settings: str) -> Completed:
+        # Nobody is without a site while certificates are waited for.
+        assert "acme.example.com" in machine.live()["acme"] and "beta" not in machine.live()
+        directory = Path(machine.paths.letsencrypt)
+        for place in ("live/multibase-acme", "renewal"):
+            (directory / place).mkdir(parents=True, exist_ok=True)
+        certificate, _key = _certificates.self_signed(["new.example.com"], datetime.datetime.now(datetime.timezone.utc))
+        (directory / "live" / "multibase-acme" / "fullchain.pem").write_bytes(certificate)
+        (directory / "renewal" / "multibase-acme.conf").write_text("server = https://ca.test/dir\n")
+        return Completed(0, "", "")
+
+    machine.orders = certbot if ordered else lambda _settings: Completed(1, "", "Detail: no")
+    sites = [
+        _proxy.Site("acme", "instance", ("new.example.com",), "127.0.0.1:20000", "acme"),
+        _proxy.Site("beta", "instance", ("acme.example.com",), "127.0.0.1:20010", "none"),
+    ]
+    told = problems(machine.proxy().converge(_proxy.Plan(sites), {}))
+    assert sorted(told) == ([] if ordered else ["acme", "beta"])
+    assert ("acme.example.com" in machine.live().get("beta", "")) is ordered
+    assert ("acme.example.com" in machine.live()["acme"]) is not ordered
 
 
 def order(machine: Machine, **acme: Any) -> Dict[str, SiteResult]:

@@ -118,6 +118,39 @@ def _text(path: str) -> str:
         return ""
 
 
+def _domains(text: str) -> List[str]:
+    """Return the domains of the text of a site."""
+    return sorted({domain for names in _SERVER_NAME.findall(text) for domain in names.split()})
+
+
+def _hold_back(wanted: Dict[str, str], live: Mapping[str, str]) -> Dict[str, str]:
+    """Let no site have a domain that another one, which stays as it is, serves; tell of those that were held back.
+
+    nginx accepts two servers of one name, and only the first gets requests. Who is held back stays as it is too (in
+    ``wanted``), with the domains that others may want.
+    """
+    held: Dict[str, str] = {}
+    moving = sorted(name for name, text in wanted.items() if live.get(name) != text)
+    if not moving:
+        return held
+    owners = {domain: name for name in set(wanted).difference(moving) for domain in _domains(wanted[name])}
+    while True:
+        for name in moving:
+            domains = [domain for domain in _domains(wanted[name]) if domain in owners]
+            if domains:
+                break
+        else:
+            return held
+        held[name] = "{0} is still served by {1}, which could not be changed".format(
+            ", ".join(domains), ", ".join(sorted({owners[domain] for domain in domains}))
+        )
+        moving.remove(name)
+        del wanted[name]
+        if name in live:
+            wanted[name] = live[name]
+            owners.update({domain: name for domain in _domains(live[name])})
+
+
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.timezone.utc)
 
@@ -195,13 +228,13 @@ class Proxy:
             self._prepare(site, results[site.name], texts, waiting)
         outcome = Outcome()
         keep = set(plan.problems) | {site.name for site in waiting}
-        self._publish(texts, keep, results, outcome)
+        self._publish(texts, keep, results, outcome, final=not waiting)
         if waiting:
             self._order(waiting, results, texts)
             for site in plan.sites:
                 if site.name in texts:
                     keep.discard(site.name)
-            self._publish(texts, keep, results, outcome)
+            self._publish(texts, keep, results, outcome, final=True)
         self._forget_certificates()
         outcome.results = [results[name] for name in sorted(results)]
         outcome.changed = outcome.changed or any(result.changed for result in outcome.results)
@@ -209,10 +242,7 @@ class Proxy:
 
     def live_domains(self) -> Dict[str, List[str]]:
         """Return by site the domains that are live."""
-        return {
-            name: sorted({domain for names in _SERVER_NAME.findall(text) for domain in names.split()})
-            for name, text in self._live_sites().items()
-        }
+        return {name: _domains(text) for name, text in self._live_sites().items()}
 
     # --- certificates ---
 
@@ -436,9 +466,17 @@ class Proxy:
         return self._self_signed(site, SiteResult("_default", (), ""))
 
     def _publish(
-        self, texts: Mapping[str, str], keep: Set[str], results: Dict[str, SiteResult], outcome: Outcome
+        self,
+        texts: Mapping[str, str],
+        keep: Set[str],
+        results: Dict[str, SiteResult],
+        outcome: Outcome,
+        final: bool,
     ) -> None:
-        """Put the sites live that nginx accepts. Sites in ``keep``, and those refused, stay what they are."""
+        """Put the sites live that nginx accepts. Sites in ``keep``, and those refused, stay what they are.
+
+        Unless it is ``final``, a site that waits for the domain of another may still get it.
+        """
         base = _nginx.render_base(self._settings, _text(self._paths.main), self._fallback())
         main = _nginx.roomy_main(_text(self._paths.main))
         around = (
@@ -452,23 +490,30 @@ class Proxy:
         for name, result in results.items():
             if name in live and (name in keep or (result.problem and name not in wanted)):
                 wanted[name] = live[name]
+        held = _hold_back(wanted, live)
+        while base != live_base or wanted != live or not around:
+            if self._check_mode:
+                break
+            wanted = self._accepted(base, wanted, live, results)
+            # Those that nginx refused stay where they are: others may not go there.
+            more = _hold_back(wanted, live)
+            if not more:
+                break
+            held.update(more)
         for name, result in results.items():
             result.live = name in wanted
+            if final and name in held and not result.problem:
+                result.problem = held[name]
         if base == live_base and wanted == live and around:
             return
-        accepted = dict(wanted) if self._check_mode else self._accepted(base, wanted, live, results)
-        for name in sorted({*accepted, *live}):
-            if accepted.get(name) == live.get(name):
+        for name in sorted({*wanted, *live}):
+            if wanted.get(name) == live.get(name):
                 continue
-            outcome.diff.append(self._difference(name, live.get(name, ""), accepted.get(name, "")))
+            outcome.diff.append(self._difference(name, live.get(name, ""), wanted.get(name, "")))
             if name not in results:
                 results[name] = SiteResult(name, (), "")
             results[name].changed = True
-            results[name].actions.append("published" if name in accepted else "removed")
-        for name, result in results.items():
-            result.live = name in accepted
-        if base == live_base and accepted == live and around:
-            return
+            results[name].actions.append("published" if name in wanted else "removed")
         if main != _text(self._paths.main):
             path = self._paths.main
             outcome.diff.append({"before_header": path, "after_header": path, "before": _text(path), "after": main})
@@ -476,7 +521,7 @@ class Proxy:
             outcome.diff.append({"before_header": _BASE, "after_header": _BASE, "before": live_base, "after": base})
         outcome.changed = True
         if not self._check_mode:
-            self._replace(base, accepted, main)
+            self._replace(base, wanted, main)
 
     @property
     def _entry(self) -> str:
