@@ -363,3 +363,10 @@ def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     path.write_text("alice\n")
     with pytest.raises(StateCorrupt, match="line 1"):
         _people.read(str(path))
+
+
+def test_one_name_with_two_hashes_is_told_of_and_no_hash_is_shown() -> None:
+    other = HASH[:-1] + "b"
+    with pytest.raises(StateCorrupt, match=r"/people, line 4: alice is there already, in line 1.*remove one") as caught:
+        _people.parse("alice:{0}\n# note\nbob:{0}\nalice:{1}\n".format(HASH, other), "/people")
+    assert HASH not in str(caught.value) and other not in str(caught.value)
