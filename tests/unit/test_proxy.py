@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import configparser
 import datetime
+import grp
+import importlib
+import os
 import re
 import stat
 from pathlib import Path
@@ -24,6 +27,7 @@ from ansible_collections.multibase.supabase.plugins.module_utils._errors import 
     StateCorrupt,
 )
 
+PEOPLE_MODULE = importlib.import_module("ansible_collections.multibase.supabase.plugins.modules.people")
 NOW = datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.timezone.utc)
 DEFAULTS = _proxy.Defaults("acme", "people", "/etc/nginx/multibase/own")
 
@@ -370,3 +374,42 @@ def test_one_name_with_two_hashes_is_told_of_and_no_hash_is_shown() -> None:
     with pytest.raises(StateCorrupt, match=r"/people, line 4: alice is there already, in line 1.*remove one") as caught:
         _people.parse("alice:{0}\n# note\nbob:{0}\nalice:{1}\n".format(HASH, other), "/people")
     assert HASH not in str(caught.value) and other not in str(caught.value)
+
+
+def ask_people(tmp_path: Path, state: str, name: str = "", check_mode: bool = False, **more: Any) -> Dict[str, Any]:
+    """Call the module's function as the module does; its group is the one of whoever runs the tests."""
+    params = {
+        "root": str(tmp_path / "root"), "path": str(tmp_path / "nginx" / "people.htpasswd"), "state": state, "name": name,
+        "group": grp.getgrgid(os.getgid()).gr_name, "hash": "", "force": False, **more,
+    }  # fmt: skip
+    answer: Dict[str, Any] = PEOPLE_MODULE.manage(params, check_mode)
+    return answer
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_removing_somebody_where_nobody_is_yet_changes_nothing(tmp_path: Path, check_mode: bool) -> None:
+    # On a host without nginx, and so without its group, too.
+    told = ask_people(tmp_path, "absent", "ann", check_mode, group="no-such-group")
+    assert told == {
+        "changed": False, "people": [], "results": [{"name": "ann", "changed": False, "password_file": ""}],
+    }  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_person_is_made_once_and_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "chown", lambda *_args: None)
+    monkeypatch.setattr(_nginx, "LOGIN_CACHE", str(tmp_path / "cache"))
+    assert not ask_people(tmp_path, "absent", "admin")["changed"]
+    with pytest.raises(InvalidInput, match="no-such-group"):
+        ask_people(tmp_path, "initial", "admin", group="no-such-group")
+    assert list(tmp_path.iterdir()) == [], "no password that nobody can log in with"
+    assert ask_people(tmp_path, "initial", "admin", True)["changed"] and list(tmp_path.iterdir()) == []
+    made = ask_people(tmp_path, "initial", "admin")
+    assert made["changed"] and made["people"] == ["admin"]
+    password = Path(made["results"][0]["password_file"])
+    assert stat.S_IMODE(password.stat().st_mode) == 0o600
+    assert not ask_people(tmp_path, "initial", "admin")["changed"]
+    assert ask_people(tmp_path, "absent", "admin")["changed"] and not password.exists()
+    # An empty file is one too.
+    assert not ask_people(tmp_path, "initial", "admin")["changed"]
+    assert ask_people(tmp_path, "listed")["people"] == []
