@@ -28,6 +28,7 @@ from ansible_collections.multibase.supabase.plugins.module_utils._errors import 
 )
 
 PEOPLE_MODULE = importlib.import_module("ansible_collections.multibase.supabase.plugins.modules.people")
+PROXY_MODULE = importlib.import_module("ansible_collections.multibase.supabase.plugins.modules.proxy")
 NOW = datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.timezone.utc)
 DEFAULTS = _proxy.Defaults("acme", "people", "/etc/nginx/multibase/own")
 
@@ -158,6 +159,37 @@ def test_mistakes_of_one_site_are_its_own(settings: Any, words: str) -> None:
 )  # fmt: skip
 def test_networks_hold_nothing_for_nginx_but_themselves(text: Any, good: bool) -> None:
     assert (_proxy.network_problem(text) is None) is good
+
+
+@pytest.mark.parametrize(
+    ("enabled", "sites"),
+    [
+        (True, 1), ("true", 1), ("Yes", 1), ("y", 1), ("on", 1), (1, 1), ("1", 1), ("t", 1),
+        (False, 0), ("false", 0), ("No", 0), ("n", 0), ("off", 0), (0, 0), ("0", 0), ("f", 0),
+    ],
+)  # fmt: skip
+def test_a_site_is_on_or_off_as_ansible_writes_it(enabled: Any, sites: int) -> None:
+    made = plan(instance("acme"), own={"acme": {"enabled": enabled}})
+    assert (len(made.sites), made.problems) == (sites, {})
+
+
+@pytest.mark.parametrize("enabled", ["", "maybe", None, 2, [], "{{ on }}"])
+def test_what_is_neither_on_nor_off_is_refused_and_takes_nothing_away(enabled: Any) -> None:
+    made = plan(instance("acme"), own={"acme": {"enabled": enabled}})
+    assert made.sites == [] and "is neither true nor false" in made.problems["acme"]
+
+
+@pytest.mark.parametrize(
+    ("given", "agreed"), [(True, True), ("true", True), ("yes", True), (False, False), ("false", False)]
+)
+def test_terms_are_agreed_to_as_ansible_writes_it(given: Any, agreed: bool) -> None:
+    assert PROXY_MODULE._acme({"agree_tos": given}, "", "/w").agreed is agreed
+
+
+@pytest.mark.parametrize("key", ["agree_tos", "check_dns"])
+def test_neither_agreed_nor_not_is_refused(key: str) -> None:
+    with pytest.raises(InvalidInput, match=key + " of acme 'perhaps' is neither true nor false"):
+        PROXY_MODULE._acme({key: "perhaps"}, "", "/w")
 
 
 def test_plain_http_has_to_be_meant() -> None:
@@ -379,8 +411,8 @@ def test_one_name_with_two_hashes_is_told_of_and_no_hash_is_shown() -> None:
 def ask_people(tmp_path: Path, state: str, name: str = "", check_mode: bool = False, **more: Any) -> Dict[str, Any]:
     """Call the module's function as the module does; its group is the one of whoever runs the tests."""
     params = {
-        "root": str(tmp_path / "root"), "path": str(tmp_path / "nginx" / "people.htpasswd"), "state": state, "name": name,
-        "group": grp.getgrgid(os.getgid()).gr_name, "hash": "", "force": False, **more,
+        "root": str(tmp_path / "root"), "path": str(tmp_path / "nginx" / "people.htpasswd"), "state": state,
+        "name": name, "group": grp.getgrgid(os.getgid()).gr_name, "hash": "", "force": False, **more,
     }  # fmt: skip
     answer: Dict[str, Any] = PEOPLE_MODULE.manage(params, check_mode)
     return answer

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
+from ._values import as_boolean
+
 CERTIFICATES = ("acme", "own", "self_signed", "none")
 STUDIO_AUTH = ("people", "gateway")
 # No instance can have these names: they begin with a letter.
@@ -209,8 +211,12 @@ def _add(
     defaults: Defaults,
 ) -> None:
     settings, wrong = _own(name, given)
-    if settings.get("enabled", True) is False:
+    given_enabled = settings.get("enabled", True)
+    enabled = as_boolean(given_enabled)
+    if enabled is False:
         return
+    if enabled is None:
+        wrong.append("enabled {0!r} is neither true nor false".format(given_enabled))
     certificate = settings.get("certificate", defaults.certificate)
     studio_auth = settings.get("studio_auth", defaults.studio_auth)
     aliases, allowed = settings.get("aliases", []), settings.get("studio_allow_from", [])
