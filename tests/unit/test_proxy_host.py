@@ -7,6 +7,7 @@ nginx is a function here that reads what it is asked to test; tests/e2e/test_pro
 from __future__ import annotations
 
 import datetime
+import glob
 import os
 import re
 import shutil
@@ -37,6 +38,22 @@ http {
 """
 
 
+def included(text: str) -> List[str]:
+    """Return the files that nginx reads for a configuration: words in double quotes, a backslash before what is meant.
+
+    It takes a name for a pattern where one of ``*?[`` is in it, and there a backslash says again what is meant.
+    """
+    found: List[str] = []
+    for word in re.findall(r'^include "((?:\\.|[^"\\])*)";$', text, re.MULTILINE | re.DOTALL):
+        path = re.sub(r'\\(["\\])', r"\1", word)
+        if re.search(r"[*?\[]", path):
+            path = re.sub(r"\\(.)", lambda match: glob.escape(match.group(1)), path, flags=re.DOTALL)
+            found += sorted(glob.glob(path))
+        else:
+            found.append(path)
+    return found
+
+
 class Machine:
     """A host with a stand-in for nginx, which refuses every configuration that has one of ``bad`` in it."""
 
@@ -59,10 +76,8 @@ class Machine:
         if argv[0] != "nginx":
             self.loaded = {**self.live(), "nginx.conf": Path(self.paths.main).read_text()}
             return Completed(0, "", "")
-        text = Path(argv[-1]).read_text()
-        for pattern in re.findall(r"include (\S+);", text):
-            place = Path(pattern)
-            text += "".join(path.read_text() for path in sorted(place.parent.glob(place.name)))
+        text = Path(argv[-1]).read_text(errors="surrogateescape")
+        text += "".join(Path(path).read_text() for path in included(text))
         wrong = [word for word in self.bad if word in text]
         return Completed(1 if wrong else 0, "", "".join(f"nginx: [emerg] {word} is bad\n" for word in wrong))
 
@@ -147,6 +162,29 @@ def test_somebody_elses_mistake_stops_everything_and_changes_nothing(machine: Ma
     with pytest.raises(MultibaseError, match="without any site of ours"):
         machine.converge("acme", "beta")
     assert machine.live() == before
+
+
+# All of them were tried with nginx 1.22.
+STRANGE = [
+    "plain", "a b", " lead", "tail ", "q'uote", 'dq"uote', "semi;colon", "x; include y", "#hash", "{", "}", "$x",
+    "do${x}", "new\nline", "new\n\";\nline", "back\\slash", "back\\nslash", "end\\", '\\"', "st*r", "st*\\r", "br[a]ck",
+    "wh?t", "\u00fc", "\udcff",
+]  # fmt: skip
+
+
+def test_files_of_others_count_whatever_their_names_are(machine: Machine) -> None:
+    for number, name in enumerate(STRANGE):
+        # A name that is read as a pattern would find this one too.
+        for each in (name, name.replace("*", "aa").replace("[a]", "a").replace("?", "a")):
+            (Path(machine.paths.etc) / "conf.d" / (each + ".conf")).write_text(f"word{number}word")
+    machine.bad = [f"word{number}word" for number in range(len(STRANGE))]
+    with pytest.raises(MultibaseError) as caught:
+        machine.converge("acme")
+    assert re.findall(r"word\d+word", str(caught.value)) == machine.bad
+    main = _nginx.staged_main(MAIN, [f"/c/{name}.conf" for name in STRANGE], "/s") or ""
+    assert len(re.findall(r"^include ", main, re.MULTILINE)) == len(STRANGE) + 1
+    machine.bad = []
+    assert machine.converge("acme").changed
 
 
 def test_a_configuration_that_does_not_include_ours_is_told_of(machine: Machine) -> None:

@@ -89,14 +89,27 @@ def roomy_main(main: str) -> str:
     return text
 
 
+def _quoted(text: str) -> str:
+    """Return a text as one word of nginx's configuration, whatever is in it."""
+    return '"{0}"'.format(re.sub(r'["\\]', r"\\\g<0>", text))
+
+
+def _include(path: str) -> str:
+    """Return a directive that includes the one file of this name: nginx takes a name with ``*?[`` for a pattern."""
+    if re.search(r"[*?\[]", path):
+        path = re.sub(r"[*?\[\\]", r"\\\g<0>", path)
+    return "include {0};".format(_quoted(path))
+
+
 def staged_main(main: str, others: Sequence[str], staged: str) -> Optional[str]:
     """Return nginx.conf with ``staged`` in the place of what is live, or None where it does not include conf.d.
 
-    ``others`` are the other files of conf.d, which count too.
+    ``others`` are the other files of conf.d, which count too. Their names are somebody else's: blanks, quotes and
+    semicolons in them are nothing but parts of a name.
     """
     if not _INCLUDE.search(main):
         return None
-    lines = ["include {0};".format(path) for path in others] + ["include {0}/*.conf;".format(staged)]
+    lines = [*map(_include, others), "include {0};".format(_quoted(staged + "/*.conf"))]
     return _INCLUDE.sub(lambda _found: "\n".join(lines), main, count=1)
 
 

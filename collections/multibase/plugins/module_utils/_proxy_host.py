@@ -611,7 +611,8 @@ class Proxy:
             # Beside nginx.conf, because names of files in it may be relative to its place.
             path = os.path.join(self._paths.etc, ".multibase-{0}.conf".format(secrets.token_hex(8)))
             try:
-                write_new(path, main.encode("utf-8"), 0o600)
+                # Names of files are bytes, and those of others need not be UTF-8.
+                write_new(path, main.encode("utf-8", "surrogateescape"), 0o600)
                 done = self._run(
                     [self._paths.program, "-t", "-q", "-c", path], "/", _process.clean_environment(), _COMMAND_SECONDS
                 )
