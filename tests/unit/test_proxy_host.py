@@ -399,13 +399,22 @@ def test_challenges_are_answered_before_anything_is_ordered(machine: Machine) ->
 
 def test_nginx_gets_room_for_connections_and_keeps_what_is_more(machine: Machine) -> None:
     roomy = _nginx.roomy_main(MAIN)
-    assert "worker_connections 8192;" in roomy
-    assert "worker_rlimit_nofile 32768;\nevents {" in roomy
+    assert "\n\t# Multibase: 768 before, raised to 8192.\n\tworker_connections 8192;" in roomy
+    assert "\n# Multibase: added as 32768.\nworker_rlimit_nofile 32768;\nevents {" in roomy
     assert _nginx.roomy_main(roomy) == roomy
     more = MAIN.replace("768", "20000").replace("events", "worker_rlimit_nofile 99999;\nevents")
     assert _nginx.roomy_main(more) == more
     machine.converge("acme")
     assert Path(machine.paths.main).read_text() == roomy
+
+
+def test_the_remark_on_a_number_is_true_after_somebody_changed_it() -> None:
+    lowered = _nginx.roomy_main(MAIN).replace("worker_connections 8192", "worker_connections 1000")
+    again = _nginx.roomy_main(lowered)
+    assert again.count("# Multibase: ") == 2 and "1000 before, raised to 8192." in again
+    # What stands on the same line stays in force.
+    beside = _nginx.roomy_main(MAIN.replace("768;", "768; multi_accept on;"))
+    assert "\tworker_connections 8192; multi_accept on;\n" in beside
 
 
 def test_every_path_of_the_api_is_beside_studio_and_no_other() -> None:
