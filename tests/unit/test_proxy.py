@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import configparser
 import datetime
+import grp
+import importlib
+import os
 import re
 import stat
 from pathlib import Path
@@ -24,6 +27,8 @@ from ansible_collections.multibase.supabase.plugins.module_utils._errors import 
     StateCorrupt,
 )
 
+PEOPLE_MODULE = importlib.import_module("ansible_collections.multibase.supabase.plugins.modules.people")
+PROXY_MODULE = importlib.import_module("ansible_collections.multibase.supabase.plugins.modules.proxy")
 NOW = datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.timezone.utc)
 DEFAULTS = _proxy.Defaults("acme", "people", "/etc/nginx/multibase/own")
 
@@ -94,6 +99,36 @@ def test_a_domain_is_whose_it_is_already() -> None:
     assert list(alias.problems) == ["beta"]
 
 
+def test_a_live_site_with_a_mistake_keeps_its_domains() -> None:
+    same = "https://same.example.com"
+    wrong = {"beta": {"certificate": "free"}}
+    live = {"beta": ["same.example.com"]}
+    made = plan(instance("acme", same), instance("beta", same), own=wrong, live=live)
+    assert made.sites == [] and "free" in made.problems["beta"]
+    assert "same.example.com is the domain of beta already" in made.problems["acme"]
+    # Also one whose manifest cannot be read, and one that was to move; not one that is to have no site any more.
+    broken = {"name": "beta", "problem": "its manifest is damaged"}
+    assert plan(instance("acme", same), broken, live=live).sites == []
+    assert plan(instance("acme", same), instance("beta"), own=wrong, live=live).sites == []
+    gone = plan(instance("acme", same), instance("beta"), own={"beta": {"enabled": False}}, live=live)
+    assert [site.name for site in gone.sites] == ["acme"]
+
+
+def test_who_may_not_move_stays_where_others_wanted_to_go() -> None:
+    live = {"acme": ["acme.example.com"], "gamma": ["gamma.example.com"]}
+    # gamma wants acme's domain and does not get it; so beta, which comes first, does not get gamma's.
+    made = plan(
+        instance("acme"), instance("beta", "https://gamma.example.com"), instance("gamma", "https://acme.example.com"),
+        live=live,
+    )  # fmt: skip
+    assert [site.name for site in made.sites] == ["acme"]
+    assert "domain of acme" in made.problems["gamma"] and "domain of gamma" in made.problems["beta"]
+    swapped = plan(
+        instance("acme", "https://gamma.example.com"), instance("gamma", "https://acme.example.com"), live=live
+    )
+    assert swapped.problems == {} and len(swapped.sites) == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -124,6 +159,37 @@ def test_mistakes_of_one_site_are_its_own(settings: Any, words: str) -> None:
 )  # fmt: skip
 def test_networks_hold_nothing_for_nginx_but_themselves(text: Any, good: bool) -> None:
     assert (_proxy.network_problem(text) is None) is good
+
+
+@pytest.mark.parametrize(
+    ("enabled", "sites"),
+    [
+        (True, 1), ("true", 1), ("Yes", 1), ("y", 1), ("on", 1), (1, 1), ("1", 1), ("t", 1),
+        (False, 0), ("false", 0), ("No", 0), ("n", 0), ("off", 0), (0, 0), ("0", 0), ("f", 0),
+    ],
+)  # fmt: skip
+def test_a_site_is_on_or_off_as_ansible_writes_it(enabled: Any, sites: int) -> None:
+    made = plan(instance("acme"), own={"acme": {"enabled": enabled}})
+    assert (len(made.sites), made.problems) == (sites, {})
+
+
+@pytest.mark.parametrize("enabled", ["", "maybe", None, 2, [], "{{ on }}"])
+def test_what_is_neither_on_nor_off_is_refused_and_takes_nothing_away(enabled: Any) -> None:
+    made = plan(instance("acme"), own={"acme": {"enabled": enabled}})
+    assert made.sites == [] and "is neither true nor false" in made.problems["acme"]
+
+
+@pytest.mark.parametrize(
+    ("given", "agreed"), [(True, True), ("true", True), ("yes", True), (False, False), ("false", False)]
+)
+def test_terms_are_agreed_to_as_ansible_writes_it(given: Any, agreed: bool) -> None:
+    assert PROXY_MODULE._acme({"agree_tos": given}, "", "/w").agreed is agreed
+
+
+@pytest.mark.parametrize("key", ["agree_tos", "check_dns"])
+def test_neither_agreed_nor_not_is_refused(key: str) -> None:
+    with pytest.raises(InvalidInput, match=key + " of acme 'perhaps' is neither true nor false"):
+        PROXY_MODULE._acme({key: "perhaps"}, "", "/w")
 
 
 def test_plain_http_has_to_be_meant() -> None:
@@ -268,7 +334,16 @@ def test_sites_below_a_wildcard_share_one_order() -> None:
     shared = ("multibase-wildcard-example.com", ("*.example.com", "example.com"))
     assert _certificates.lineage("acme", ["acme.example.com"], wild) == shared
     assert _certificates.lineage("acme", ["acme.example.com", "acme.org"], wild)[0] == "multibase-acme"
-    assert _certificates.lineage("_panel", ["a.b.example.com"], wild)[0] == "multibase-panel"
+
+
+def test_no_two_sites_share_an_order_that_is_not_for_both() -> None:
+    plain, wild = acme(), acme(wildcards=("example.com",), dns={"plugin": "manual"})
+    sites = [_proxy.PANEL, _proxy.ARA, "panel", "ara", "wildcard", "wildcard-example-com"]
+    names = [_certificates.lineage(name, [name.strip("_") + ".example.org"], plain)[0] for name in sites]
+    names.append(_certificates.lineage("acme", ["acme.example.com"], wild)[0])
+    assert len(set(names)) == len(names)
+    # What certbot has of instances already stays theirs.
+    assert names[2:4] == ["multibase-panel", "multibase-ara"]
 
 
 @pytest.mark.parametrize(
@@ -324,3 +399,49 @@ def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     path.write_text("alice\n")
     with pytest.raises(StateCorrupt, match="line 1"):
         _people.read(str(path))
+
+
+def test_one_name_with_two_hashes_is_told_of_and_no_hash_is_shown() -> None:
+    other = HASH[:-1] + "b"
+    with pytest.raises(StateCorrupt, match=r"/people, line 4: alice is there already, in line 1.*remove one") as caught:
+        _people.parse("alice:{0}\n# note\nbob:{0}\nalice:{1}\n".format(HASH, other), "/people")
+    assert HASH not in str(caught.value) and other not in str(caught.value)
+
+
+def ask_people(tmp_path: Path, state: str, name: str = "", check_mode: bool = False, **more: Any) -> Dict[str, Any]:
+    """Call the module's function as the module does; its group is the one of whoever runs the tests."""
+    params = {
+        "root": str(tmp_path / "root"), "path": str(tmp_path / "nginx" / "people.htpasswd"), "state": state,
+        "name": name, "group": grp.getgrgid(os.getgid()).gr_name, "hash": "", "force": False, **more,
+    }  # fmt: skip
+    answer: Dict[str, Any] = PEOPLE_MODULE.manage(params, check_mode)
+    return answer
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_removing_somebody_where_nobody_is_yet_changes_nothing(tmp_path: Path, check_mode: bool) -> None:
+    # On a host without nginx, and so without its group, too.
+    told = ask_people(tmp_path, "absent", "ann", check_mode, group="no-such-group")
+    assert told == {
+        "changed": False, "people": [], "results": [{"name": "ann", "changed": False, "password_file": ""}],
+    }  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_person_is_made_once_and_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "chown", lambda *_args: None)
+    monkeypatch.setattr(_nginx, "LOGIN_CACHE", str(tmp_path / "cache"))
+    assert not ask_people(tmp_path, "absent", "admin")["changed"]
+    with pytest.raises(InvalidInput, match="no-such-group"):
+        ask_people(tmp_path, "initial", "admin", group="no-such-group")
+    assert list(tmp_path.iterdir()) == [], "no password that nobody can log in with"
+    assert ask_people(tmp_path, "initial", "admin", True)["changed"] and list(tmp_path.iterdir()) == []
+    made = ask_people(tmp_path, "initial", "admin")
+    assert made["changed"] and made["people"] == ["admin"]
+    password = Path(made["results"][0]["password_file"])
+    assert stat.S_IMODE(password.stat().st_mode) == 0o600
+    assert not ask_people(tmp_path, "initial", "admin")["changed"]
+    assert ask_people(tmp_path, "absent", "admin")["changed"] and not password.exists()
+    # An empty file is one too.
+    assert not ask_people(tmp_path, "initial", "admin")["changed"]
+    assert ask_people(tmp_path, "listed")["people"] == []

@@ -6,14 +6,17 @@ nginx is a function here that reads what it is asked to test; tests/e2e/test_pro
 
 from __future__ import annotations
 
+import datetime
+import glob
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
 import pytest
 
-from ansible_collections.multibase.supabase.plugins.module_utils import _nginx, _proxy
+from ansible_collections.multibase.supabase.plugins.module_utils import _certificates, _nginx, _proxy
 from ansible_collections.multibase.supabase.plugins.module_utils._certificates import Acme
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
 from ansible_collections.multibase.supabase.plugins.module_utils._process import Completed
@@ -35,6 +38,22 @@ http {
 """
 
 
+def included(text: str) -> List[str]:
+    """Return the files that nginx reads for a configuration: words in double quotes, a backslash before what is meant.
+
+    It takes a name for a pattern where one of ``*?[`` is in it, and there a backslash says again what is meant.
+    """
+    found: List[str] = []
+    for word in re.findall(r'^include "((?:\\.|[^"\\])*)";$', text, re.MULTILINE | re.DOTALL):
+        path = re.sub(r'\\(["\\])', r"\1", word)
+        if re.search(r"[*?\[]", path):
+            path = re.sub(r"\\(.)", lambda match: glob.escape(match.group(1)), path, flags=re.DOTALL)
+            found += sorted(glob.glob(path))
+        else:
+            found.append(path)
+    return found
+
+
 class Machine:
     """A host with a stand-in for nginx, which refuses every configuration that has one of ``bad`` in it."""
 
@@ -45,6 +64,8 @@ class Machine:
         Path(self.paths.main).write_text(MAIN)
         self.bad: List[str] = []
         self.calls: List[List[str]] = []
+        # What nginx read when it was last reloaded.
+        self.loaded: Dict[str, str] = {}
         self.orders: Callable[[str], Completed] = lambda _settings: Completed(0, "", "")
 
     def run(self, argv: Sequence[str], *_rest: Any) -> Completed:
@@ -53,11 +74,10 @@ class Machine:
         if argv[0] == "certbot":
             return self.orders(Path(argv[-1]).read_text())
         if argv[0] != "nginx":
+            self.loaded = {**self.live(), "nginx.conf": Path(self.paths.main).read_text()}
             return Completed(0, "", "")
-        text = Path(argv[-1]).read_text()
-        for pattern in re.findall(r"include (\S+);", text):
-            place = Path(pattern)
-            text += "".join(path.read_text() for path in sorted(place.parent.glob(place.name)))
+        text = Path(argv[-1]).read_text(errors="surrogateescape")
+        text += "".join(Path(path).read_text() for path in included(text))
         wrong = [word for word in self.bad if word in text]
         return Completed(1 if wrong else 0, "", "".join(f"nginx: [emerg] {word} is bad\n" for word in wrong))
 
@@ -144,6 +164,29 @@ def test_somebody_elses_mistake_stops_everything_and_changes_nothing(machine: Ma
     assert machine.live() == before
 
 
+# All of them were tried with nginx 1.22.
+STRANGE = [
+    "plain", "a b", " lead", "tail ", "q'uote", 'dq"uote', "semi;colon", "x; include y", "#hash", "{", "}", "$x",
+    "do${x}", "new\nline", "new\n\";\nline", "back\\slash", "back\\nslash", "end\\", '\\"', "st*r", "st*\\r", "br[a]ck",
+    "wh?t", "\u00fc", "\udcff",
+]  # fmt: skip
+
+
+def test_files_of_others_count_whatever_their_names_are(machine: Machine) -> None:
+    for number, name in enumerate(STRANGE):
+        # A name that is read as a pattern would find this one too.
+        for each in (name, name.replace("*", "aa").replace("[a]", "a").replace("?", "a")):
+            (Path(machine.paths.etc) / "conf.d" / (each + ".conf")).write_text(f"word{number}word")
+    machine.bad = [f"word{number}word" for number in range(len(STRANGE))]
+    with pytest.raises(MultibaseError) as caught:
+        machine.converge("acme")
+    assert re.findall(r"word\d+word", str(caught.value)) == machine.bad
+    main = _nginx.staged_main(MAIN, [f"/c/{name}.conf" for name in STRANGE], "/s") or ""
+    assert len(re.findall(r"^include ", main, re.MULTILINE)) == len(STRANGE) + 1
+    machine.bad = []
+    assert machine.converge("acme").changed
+
+
 def test_a_configuration_that_does_not_include_ours_is_told_of(machine: Machine) -> None:
     Path(machine.paths.main).write_text("http {}\n")
     with pytest.raises(MultibaseError, match=r"does not include conf\.d"):
@@ -183,6 +226,137 @@ def test_what_a_killed_run_left_is_removed_and_what_is_live_stays(machine: Machi
     ]
     assert sorted(machine.live()) == ["acme"]
     assert not list(Path(machine.paths.state).glob("certbot-*"))
+
+
+class Killed(BaseException):
+    """The end of a run from outside: nothing catches it as a mistake."""
+
+
+def killed_at(machine: Machine, step: int, monkeypatch: pytest.MonkeyPatch, *names: str) -> bool:
+    """Converge, and be killed before the given one of the steps that others see; return whether it got that far."""
+    taken = iter(range(1000))
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any, **options: Any) -> Any:
+            # Nothing comes after a kill, not even what tidies up.
+            if next(taken) >= step:
+                raise Killed
+            return function(*words, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("rename", "symlink", "unlink", "mkdir"):
+            patch.setattr(os, name, counted(getattr(os, name)))
+        patch.setattr(machine, "run", counted(machine.run))
+        patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+        try:
+            machine.converge(*names)
+        except Killed:
+            return True
+    return False
+
+
+def test_a_run_killed_anywhere_is_finished_by_the_next_and_then_nothing_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = 0
+    while True:
+        machine = Machine(tmp_path / str(step))
+        machine.converge("acme")
+        if not killed_at(machine, step, monkeypatch, "acme", "beta"):
+            break
+        machine.converge("acme", "beta")
+        assert sorted(machine.live()) == ["acme", "beta"]
+        assert machine.loaded == {**machine.live(), "nginx.conf": _nginx.roomy_main(MAIN)}, step
+        machine.calls.clear()
+        assert not machine.converge("acme", "beta").changed
+        assert machine.calls == []
+        step += 1
+    # Testing, the renames of marker and link, the reload, and tidying before and after.
+    assert step > 10
+
+
+def test_a_reload_that_failed_is_done_by_the_next_run_and_told_of_in_check_mode(machine: Machine) -> None:
+    works = machine.run
+    machine.run = lambda argv, *rest: (  # type: ignore[method-assign]
+        Completed(1, "", "no reload") if argv[0] == "systemctl" else works(argv, *rest)
+    )
+    with pytest.raises(MultibaseError, match="no reload"):
+        machine.converge("acme")
+    machine.run = works  # type: ignore[method-assign]
+    assert machine.converge("acme", check_mode=True).changed
+    assert machine.count("systemctl") == 0
+    assert machine.converge("acme").changed
+    assert machine.count("systemctl") == 1
+    assert not machine.converge("acme").changed
+
+
+def test_keys_that_a_killed_run_staged_are_removed(machine: Machine) -> None:
+    site = _proxy.Site("acme", "instance", ("acme.example.com",), "127.0.0.1:20000", "self_signed")
+    machine.proxy().converge(_proxy.Plan([site]), {})
+    staged = []
+    # Beside what is in use, and of a site that is gone.
+    for name in ("acme", "gone"):
+        directory = Path(machine.paths.certificates) / name / ".new-1"
+        directory.mkdir(parents=True)
+        (directory / "privkey.pem").write_text("key")
+        staged.append(directory)
+    assert not machine.proxy().converge(_proxy.Plan([site]), {}).changed
+    assert not any(directory.exists() for directory in staged)
+    assert len(list(Path(machine.paths.certificates).glob("*/*/privkey.pem"))) == 1
+    assert [entry.name for entry in Path(machine.paths.certificates).iterdir()] == ["acme"]
+
+
+def test_nobody_gets_the_domain_of_a_site_that_nginx_does_not_let_move(machine: Machine) -> None:
+    machine.converge("acme", "beta", "gamma")
+    before = machine.live()
+    machine.bad = ["bad.example.com"]
+    # beta was to leave its domain to acme, acme its own to delta; gamma has nothing to do with it.
+    moves = {
+        "beta": "bad.example.com",
+        "acme": "beta.example.com",
+        "delta": "acme.example.com",
+        "gamma": "g.example.com",
+    }
+    outcome = machine.converge("acme", "beta", "gamma", "delta", **moves)
+    told = problems(outcome)
+    assert sorted(told) == ["acme", "beta", "delta"]
+    assert "beta.example.com is still served by beta" in told["acme"]
+    assert "acme.example.com is still served by acme" in told["delta"]
+    live = machine.live()
+    assert sorted(live) == ["acme", "beta", "gamma"] and "g.example.com" in live["gamma"]
+    assert (live["acme"], live["beta"]) == (before["acme"], before["beta"])
+    assert {result.name: result.live for result in outcome.results}["delta"] is False
+    machine.bad = []
+    assert problems(machine.converge("acme", "beta", "gamma", "delta", **moves)) == {}
+    assert "acme.example.com" in machine.live()["delta"]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_domain_is_free_when_the_site_that_had_it_has_its_new_certificate(machine: Machine, ordered: bool) -> None:
+    machine.converge("acme")
+
+    def certbot(_settings: str) -> Completed:
+        # Nobody is without a site while certificates are waited for.
+        assert "acme.example.com" in machine.live()["acme"] and "beta" not in machine.live()
+        directory = Path(machine.paths.letsencrypt)
+        for place in ("live/multibase-acme", "renewal"):
+            (directory / place).mkdir(parents=True, exist_ok=True)
+        certificate, _key = _certificates.self_signed(["new.example.com"], datetime.datetime.now(datetime.timezone.utc))
+        (directory / "live" / "multibase-acme" / "fullchain.pem").write_bytes(certificate)
+        (directory / "renewal" / "multibase-acme.conf").write_text("server = https://ca.test/dir\n")
+        return Completed(0, "", "")
+
+    machine.orders = certbot if ordered else lambda _settings: Completed(1, "", "Detail: no")
+    sites = [
+        _proxy.Site("acme", "instance", ("new.example.com",), "127.0.0.1:20000", "acme"),
+        _proxy.Site("beta", "instance", ("acme.example.com",), "127.0.0.1:20010", "none"),
+    ]
+    told = problems(machine.proxy().converge(_proxy.Plan(sites), {}))
+    assert sorted(told) == ([] if ordered else ["acme", "beta"])
+    assert ("acme.example.com" in machine.live().get("beta", "")) is ordered
+    assert ("acme.example.com" in machine.live()["acme"]) is not ordered
 
 
 def order(machine: Machine, **acme: Any) -> Dict[str, SiteResult]:
@@ -225,13 +399,22 @@ def test_challenges_are_answered_before_anything_is_ordered(machine: Machine) ->
 
 def test_nginx_gets_room_for_connections_and_keeps_what_is_more(machine: Machine) -> None:
     roomy = _nginx.roomy_main(MAIN)
-    assert "worker_connections 8192;" in roomy
-    assert "worker_rlimit_nofile 32768;\nevents {" in roomy
+    assert "\n\t# Multibase: 768 before, raised to 8192.\n\tworker_connections 8192;" in roomy
+    assert "\n# Multibase: added as 32768.\nworker_rlimit_nofile 32768;\nevents {" in roomy
     assert _nginx.roomy_main(roomy) == roomy
     more = MAIN.replace("768", "20000").replace("events", "worker_rlimit_nofile 99999;\nevents")
     assert _nginx.roomy_main(more) == more
     machine.converge("acme")
     assert Path(machine.paths.main).read_text() == roomy
+
+
+def test_the_remark_on_a_number_is_true_after_somebody_changed_it() -> None:
+    lowered = _nginx.roomy_main(MAIN).replace("worker_connections 8192", "worker_connections 1000")
+    again = _nginx.roomy_main(lowered)
+    assert again.count("# Multibase: ") == 2 and "1000 before, raised to 8192." in again
+    # What stands on the same line stays in force.
+    beside = _nginx.roomy_main(MAIN.replace("768;", "768; multi_accept on;"))
+    assert "\tworker_connections 8192; multi_accept on;\n" in beside
 
 
 def test_every_path_of_the_api_is_beside_studio_and_no_other() -> None:

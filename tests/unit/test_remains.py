@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Sequence
 import pytest
 import yaml
 
-from ansible_collections.multibase.supabase.plugins.module_utils import _process, _remains
+from ansible_collections.multibase.supabase.plugins.module_utils import _nginx, _process, _remains
 from ansible_collections.multibase.supabase.plugins.module_utils._engine import Engine
 from ansible_collections.multibase.supabase.plugins.module_utils._process import Completed
 from unit.support import REPOSITORY, FakeDocker
@@ -73,6 +73,53 @@ def test_every_file_that_a_role_puts_below_etc_is_known() -> None:
     assert len(named) > 10
     assert [one for one in sorted(named) if not any(fnmatch.fnmatch(one, p) or one.startswith(p + "/") or
             p.startswith(one + "/") for p in patterns)] == []  # fmt: skip
+
+
+def test_what_the_proxy_uses_elsewhere_is_known(tmp_path: Path) -> None:
+    patterns = [place.pattern for place in _remains.PLACES]
+    used = (_nginx.LOGIN_SOCKET, _nginx.LOGIN_CACHE, _nginx.PEOPLE_FILE, _nginx.ACCESS_LOG, _nginx.ERROR_LOG)
+    assert [path for path in used if not any(fnmatch.fnmatch(path, pattern) for pattern in patterns)] == []
+    left = ["/run/multibase-proxy/ab", "/etc/nginx/multibase/.staged-1/site-acme.conf", "/etc/nginx/.multibase-1.conf"]
+    for path in [*left, _nginx.ACCESS_LOG, _nginx.ACCESS_LOG + ".2.gz"]:
+        write(tmp_path, path, "x")
+    assert {row["path"][len(str(tmp_path)) :]: (row["kind"], row["kept"]) for row in _remains.files(str(tmp_path))} == {
+        "/run/multibase-proxy": ("runtime", False),
+        "/etc/nginx/multibase/.staged-1": ("nginx", False),
+        "/etc/nginx/.multibase-1.conf": ("nginx", False),
+        _nginx.ACCESS_LOG: ("logs", True),
+        _nginx.ACCESS_LOG + ".2.gz": ("logs", True),
+    }
+
+
+def test_lines_of_nginx_conf_are_told_and_given_back(tmp_path: Path) -> None:
+    main = "user www-data;\nevents {\n\tworker_connections 768;\n\tmulti_accept on;\n}\nhttp {\n}\n"
+    roomy = _nginx.roomy_main(main)
+    write(tmp_path, "/etc/nginx/nginx.conf", main)
+    assert _remains.files(str(tmp_path)) == []
+    path = write(tmp_path, "/etc/nginx/nginx.conf", roomy)
+    lines = ["worker_rlimit_nofile 32768;", "worker_connections 8192;"]
+    assert _remains.files(str(tmp_path)) == [{"path": path, "kind": "nginx.conf", "kept": True, "lines": lines}]
+
+    role = yaml.safe_load((REPOSITORY / "roles" / "multibase_uninstall" / "vars" / "main.yml").read_text())
+    given = [(row["regexp"], row["replace"]) for row in role["__multibase_uninstall_main_lines"]]
+    assert given == [_nginx.RAISED, _nginx.ADDED]
+
+    def given_back(text: str) -> str:
+        for pattern, replacement in given:
+            text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+        return text
+
+    assert given_back(roomy) == main and given_back(main) == main
+    # A number that somebody else wrote since, or that nobody says anything of, stays.
+    assert "\tworker_connections 9000;\n" in given_back(roomy.replace("8192;", "9000;"))
+    unsaid = re.sub(r"[ \t]*# Multibase.*\n", "", roomy)
+    assert "worker_connections 8192;" in unsaid and given_back(unsaid) == unsaid
+
+
+def test_passwords_that_nobody_took_are_told_with_the_logins(tmp_path: Path) -> None:
+    path = write(tmp_path, "/state/people/admin.password", "x")
+    assert _remains.untaken_passwords(str(tmp_path)) == [{"path": path, "kind": "logins", "kept": True}]
+    assert _remains.untaken_passwords(str(tmp_path / "nothing")) == []
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
@@ -154,6 +201,9 @@ def test_the_role_keeps_what_the_survey_calls_data(tmp_path: Path) -> None:
     assert {"projects", "backups", "exports", "state"} <= set(known)
     for kind in ("projects", "backups", "exports", "state", "log", "registry.json"):
         assert repr(kind) in variables["__multibase_uninstall_keep"], kind
+    # What the proxy remembers is written anew; logins stay, and so do passwords that nobody has taken yet.
+    assert "state/proxy" in variables["__multibase_uninstall_settings"]
+    assert not [path for path in variables["__multibase_uninstall_settings"] if path.startswith("state/people")]
     # The order that loses nothing: look, back up, and only then remove.
     steps = [task["ansible.builtin.import_tasks"] for task in yaml.safe_load((role / "tasks" / "main.yml").read_text())]
     assert steps[:2] == ["preflight.yml", "backup.yml"]

@@ -162,12 +162,14 @@ def self_signed(domains: Sequence[str], now: datetime.datetime) -> Tuple[bytes, 
 def lineage(site: str, domains: Sequence[str], acme: Acme) -> Tuple[str, Tuple[str, ...]]:
     """Return the name of the certificate of a site at certbot, and the names that it is for.
 
-    Sites below a wildcard share its certificate, so that a hundred instances are one order.
+    Sites below a wildcard share its certificate, so that a hundred instances are one order. No instance can have the
+    name of another's certificate: in the names of instances are neither dots nor the underscore that the panel's and
+    ARA's begin with.
     """
     for parent in acme.wildcards:
         if all(covers(("*." + parent, parent), domain) for domain in domains):
             return "multibase-wildcard-" + parent, ("*." + parent, parent)
-    return "multibase-" + site.lstrip("_"), tuple(domains)
+    return "multibase-" + site, tuple(domains)
 
 
 def acme_problem(acme: Acme) -> Optional[str]:

@@ -35,7 +35,24 @@ _GUESSED = "token|signup|recover|otp|magiclink|resend|verify|invite|factors/[^/]
 _INCLUDE = re.compile(r"^[ \t]*include[ \t]+(?:/etc/nginx/)?conf\.d/\*\.conf[ \t]*;", re.MULTILINE)
 # A WebSocket takes two connections of a worker, and the distributions' 768 are few for all instances of a host.
 _WORKER_CONNECTIONS = 8192
-_CONNECTIONS = re.compile(r"^([ \t]*worker_connections[ \t]+)(\d{1,9})([ \t]*;)", re.MULTILINE)
+_RLIMIT = 4 * _WORKER_CONNECTIONS
+_CONNECTIONS = re.compile(
+    r"^(?:[ \t]*# Multibase: \d+ before, raised to \d+\.\n)?([ \t]*)(worker_connections[ \t]+)(\d{1,9})([ \t]*;)",
+    re.MULTILINE,
+)
+# What roomy_main writes, and what has to stand there instead for it to be gone: multibase_uninstall does that. A number
+# that somebody else has written since is not ours to take back.
+RAISED = (
+    r"^[ \t]*# Multibase: (\d+) before, raised to (\d+)\.\n([ \t]*worker_connections[ \t]+)\2([ \t]*;)",
+    r"\3\1\4",
+)
+ADDED = (r"^# Multibase: added as (\d+)\.\nworker_rlimit_nofile \1;\n", "")
+_OURS = re.compile(
+    r"^[ \t]*(worker_connections[ \t]+{0}[ \t]*;|worker_rlimit_nofile[ \t]+{1}[ \t]*;)".format(
+        _WORKER_CONNECTIONS, _RLIMIT
+    ),
+    re.MULTILINE,
+)
 _EVENTS = re.compile(r"^events[ \t]*\{", re.MULTILINE)
 _SAFE_NAME = re.compile(r"[^a-z0-9_]")
 
@@ -77,26 +94,51 @@ def has_directive(text: str, name: str) -> bool:
 
 
 def roomy_main(main: str) -> str:
-    """Return nginx.conf with room for many connections; what is set to more, or is written otherwise, stays."""
+    """Return nginx.conf with room for many connections; what is set to more, or is written otherwise, stays.
+
+    What was there before is said above each line, so that it can be had back.
+    """
 
     def more(found: re.Match[str]) -> str:
-        return found.group(1) + str(max(int(found.group(2)), _WORKER_CONNECTIONS)) + found.group(3)
+        if int(found.group(3)) >= _WORKER_CONNECTIONS:
+            return found.group(0)
+        indent, name, before, end = found.groups()
+        remark = "# Multibase: {0} before, raised to {1}.".format(before, _WORKER_CONNECTIONS)
+        return "{0}{1}\n{0}{2}{3}{4}".format(indent, remark, name, _WORKER_CONNECTIONS, end)
 
     text = _CONNECTIONS.sub(more, main, count=1)
     if not has_directive(text, "worker_rlimit_nofile"):
-        line = "worker_rlimit_nofile {0};\n".format(4 * _WORKER_CONNECTIONS)
+        line = "# Multibase: added as {0}.\nworker_rlimit_nofile {0};\n".format(_RLIMIT)
         text = _EVENTS.sub(lambda found: line + found.group(0), text, count=1)
     return text
+
+
+def roomy_lines(main: str) -> List[str]:
+    """Return the lines of nginx.conf that have the numbers of `roomy_main`."""
+    return [found.group(1) for found in _OURS.finditer(main)]
+
+
+def _quoted(text: str) -> str:
+    """Return a text as one word of nginx's configuration, whatever is in it."""
+    return '"{0}"'.format(re.sub(r'["\\]', r"\\\g<0>", text))
+
+
+def _include(path: str) -> str:
+    """Return a directive that includes the one file of this name: nginx takes a name with ``*?[`` for a pattern."""
+    if re.search(r"[*?\[]", path):
+        path = re.sub(r"[*?\[\\]", r"\\\g<0>", path)
+    return "include {0};".format(_quoted(path))
 
 
 def staged_main(main: str, others: Sequence[str], staged: str) -> Optional[str]:
     """Return nginx.conf with ``staged`` in the place of what is live, or None where it does not include conf.d.
 
-    ``others`` are the other files of conf.d, which count too.
+    ``others`` are the other files of conf.d, which count too. Their names are somebody else's: blanks, quotes and
+    semicolons in them are nothing but parts of a name.
     """
     if not _INCLUDE.search(main):
         return None
-    lines = ["include {0};".format(path) for path in others] + ["include {0}/*.conf;".format(staged)]
+    lines = [*map(_include, others), "include {0};".format(_quoted(staged + "/*.conf"))]
     return _INCLUDE.sub(lambda _found: "\n".join(lines), main, count=1)
 
 

@@ -68,14 +68,25 @@ def hash_password(password: str) -> str:
 
 
 def parse(text: str, path: str = "the file") -> Dict[str, str]:
-    """Return name -> hash of a file. Raises StateCorrupt, naming the line, where it is none that we write."""
+    """Return name -> hash of a file. Raises StateCorrupt, naming the line, where it is none that we write.
+
+    A name that is there twice is an error: nginx goes by the first line, whoever added the second meant that, and a
+    guess would let somebody in with a password that was to be replaced.
+    """
     people: Dict[str, str] = {}
+    lines: Dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, separator, hashed = line.partition(":")
         if not separator or name_problem(name) or not hashed:
             raise StateCorrupt("{0}, line {1}: it is no name and hash".format(path, number))
+        if name in people:
+            raise StateCorrupt(
+                "{0}, line {1}: {2} is there already, in line {3}, and nginx goes by that one only; remove one of "
+                "the two lines".format(path, number, name, lines[name])
+            )
+        lines[name] = number
         people[name] = hashed
     return people
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
+from ._values import as_boolean
+
 CERTIFICATES = ("acme", "own", "self_signed", "none")
 STUDIO_AUTH = ("people", "gateway")
 # No instance can have these names: they begin with a letter.
@@ -140,7 +142,7 @@ def plan(
     ``instances`` have name, url, port, bind_address, studio and dashboard_user; one without a domain name in its url
     has no site. ``extra`` are the domains of PANEL and ARA with the place behind them as DOMAIN=PLACE texts, ``own``
     the settings of single sites (several hosts may share them, so a name may be of another host). A domain that two
-    want is the one's that has it already (``live``), else the first's.
+    want is the one's that has it already (``live``), else the first's; a site that has a problem keeps what it has.
     """
     made = Plan()
     candidates: List[Site] = []
@@ -159,21 +161,41 @@ def plan(
                 made, candidates, name, "instance", scheme, domain, _address(instance), instance, own.get(name, {}),
                 defaults,
             )  # fmt: skip
-    holders = {domain: name for name, domains in live.items() for domain in domains}
-    taken: Dict[str, str] = {}
     # Whoever has a domain already comes first.
-    for site in sorted(candidates, key=lambda each: any(holders.get(domain) == each.name for domain in each.domains),
-                       reverse=True):  # fmt: skip
-        others = sorted({taken[domain] for domain in site.domains if domain in taken})
+    holders = {domain: name for name, domains in live.items() for domain in domains}
+    candidates.sort(key=lambda site: any(holders.get(domain) == site.name for domain in site.domains), reverse=True)
+    # Sites that will not be what was declared go on serving what is live; one may keep another from moving.
+    stuck = set(made.problems)
+    while True:
+        sites, lost = _share_out(candidates, {domain: name for name in sorted(stuck) for domain in live.get(name, ())})
+        if stuck.issuperset(lost):
+            break
+        stuck.update(lost)
+    made.problems.update(lost)
+    made.sites = sorted(sites, key=lambda site: site.name)
+    return made
+
+
+def _share_out(candidates: Sequence[Site], kept: Mapping[str, str]) -> Tuple[List[Site], Dict[str, str]]:
+    """Return the sites that get all their domains, in the order given, and what keeps the others from being sites.
+
+    ``kept`` are domains that are served already by sites that stay what they are.
+    """
+    sites: List[Site] = []
+    lost: Dict[str, str] = {}
+    taken = dict(kept)
+    for site in candidates:
+        others = {domain: taken[domain] for domain in site.domains if taken.get(domain, site.name) != site.name}
         if others:
-            made.problems[site.name] = "{0} is the domain of {1} already".format(
-                ", ".join(domain for domain in site.domains if domain in taken), ", ".join(others)
+            lost[site.name] = "{0} is the domain of {1} already{2}".format(
+                ", ".join(others),
+                ", ".join(sorted(set(others.values()))),
+                ", which keeps it until its own mistake is mended" if set(others) & set(kept) else "",
             )
             continue
         taken.update({domain: site.name for domain in site.domains})
-        made.sites.append(site)
-    made.sites.sort(key=lambda site: site.name)
-    return made
+        sites.append(site)
+    return sites, lost
 
 
 def _add(
@@ -189,8 +211,12 @@ def _add(
     defaults: Defaults,
 ) -> None:
     settings, wrong = _own(name, given)
-    if settings.get("enabled", True) is False:
+    given_enabled = settings.get("enabled", True)
+    enabled = as_boolean(given_enabled)
+    if enabled is False:
         return
+    if enabled is None:
+        wrong.append("enabled {0!r} is neither true nor false".format(given_enabled))
     certificate = settings.get("certificate", defaults.certificate)
     studio_auth = settings.get("studio_auth", defaults.studio_auth)
     aliases, allowed = settings.get("aliases", []), settings.get("studio_allow_from", [])

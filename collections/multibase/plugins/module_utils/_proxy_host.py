@@ -65,6 +65,11 @@ class Paths:
         return os.path.join(self.etc, "nginx.conf")
 
     @property
+    def pending(self) -> str:
+        """A file that is there from before new files go live until nginx has read them."""
+        return os.path.join(self.state, "reload-pending")
+
+    @property
     def certificates(self) -> str:
         return os.path.join(self.base, "certificates")
 
@@ -111,6 +116,39 @@ def _text(path: str) -> str:
             return stream.read()
     except FileNotFoundError:
         return ""
+
+
+def _domains(text: str) -> List[str]:
+    """Return the domains of the text of a site."""
+    return sorted({domain for names in _SERVER_NAME.findall(text) for domain in names.split()})
+
+
+def _hold_back(wanted: Dict[str, str], live: Mapping[str, str]) -> Dict[str, str]:
+    """Let no site have a domain that another one, which stays as it is, serves; tell of those that were held back.
+
+    nginx accepts two servers of one name, and only the first gets requests. Who is held back stays as it is too (in
+    ``wanted``), with the domains that others may want.
+    """
+    held: Dict[str, str] = {}
+    moving = sorted(name for name, text in wanted.items() if live.get(name) != text)
+    if not moving:
+        return held
+    owners = {domain: name for name in set(wanted).difference(moving) for domain in _domains(wanted[name])}
+    while True:
+        for name in moving:
+            domains = [domain for domain in _domains(wanted[name]) if domain in owners]
+            if domains:
+                break
+        else:
+            return held
+        held[name] = "{0} is still served by {1}, which could not be changed".format(
+            ", ".join(domains), ", ".join(sorted({owners[domain] for domain in domains}))
+        )
+        moving.remove(name)
+        del wanted[name]
+        if name in live:
+            wanted[name] = live[name]
+            owners.update({domain: name for domain in _domains(live[name])})
 
 
 def _now() -> datetime.datetime:
@@ -190,13 +228,13 @@ class Proxy:
             self._prepare(site, results[site.name], texts, waiting)
         outcome = Outcome()
         keep = set(plan.problems) | {site.name for site in waiting}
-        self._publish(texts, keep, results, outcome)
+        self._publish(texts, keep, results, outcome, final=not waiting)
         if waiting:
             self._order(waiting, results, texts)
             for site in plan.sites:
                 if site.name in texts:
                     keep.discard(site.name)
-            self._publish(texts, keep, results, outcome)
+            self._publish(texts, keep, results, outcome, final=True)
         self._forget_certificates()
         outcome.results = [results[name] for name in sorted(results)]
         outcome.changed = outcome.changed or any(result.changed for result in outcome.results)
@@ -204,10 +242,7 @@ class Proxy:
 
     def live_domains(self) -> Dict[str, List[str]]:
         """Return by site the domains that are live."""
-        return {
-            name: sorted({domain for names in _SERVER_NAME.findall(text) for domain in names.split()})
-            for name, text in self._live_sites().items()
-        }
+        return {name: _domains(text) for name, text in self._live_sites().items()}
 
     # --- certificates ---
 
@@ -431,34 +466,54 @@ class Proxy:
         return self._self_signed(site, SiteResult("_default", (), ""))
 
     def _publish(
-        self, texts: Mapping[str, str], keep: Set[str], results: Dict[str, SiteResult], outcome: Outcome
+        self,
+        texts: Mapping[str, str],
+        keep: Set[str],
+        results: Dict[str, SiteResult],
+        outcome: Outcome,
+        final: bool,
     ) -> None:
-        """Put the sites live that nginx accepts. Sites in ``keep``, and those refused, stay what they are."""
+        """Put the sites live that nginx accepts. Sites in ``keep``, and those refused, stay what they are.
+
+        Unless it is ``final``, a site that waits for the domain of another may still get it.
+        """
         base = _nginx.render_base(self._settings, _text(self._paths.main), self._fallback())
         main = _nginx.roomy_main(_text(self._paths.main))
-        around = main == _text(self._paths.main) and _text(self._paths.entry) == self._entry
+        around = (
+            main == _text(self._paths.main)
+            and _text(self._paths.entry) == self._entry
+            # Files that a killed run put in place look done, but nginx runs with those before them.
+            and not os.path.exists(self._paths.pending)
+        )
         live_base, live = self._live_texts().get(_BASE, ""), self._live_sites()
         wanted = {name: self._filled(name, text) for name, text in texts.items()}
         for name, result in results.items():
             if name in live and (name in keep or (result.problem and name not in wanted)):
                 wanted[name] = live[name]
+        held = _hold_back(wanted, live)
+        while base != live_base or wanted != live or not around:
+            if self._check_mode:
+                break
+            wanted = self._accepted(base, wanted, live, results)
+            # Those that nginx refused stay where they are: others may not go there.
+            more = _hold_back(wanted, live)
+            if not more:
+                break
+            held.update(more)
         for name, result in results.items():
             result.live = name in wanted
+            if final and name in held and not result.problem:
+                result.problem = held[name]
         if base == live_base and wanted == live and around:
             return
-        accepted = dict(wanted) if self._check_mode else self._accepted(base, wanted, live, results)
-        for name in sorted({*accepted, *live}):
-            if accepted.get(name) == live.get(name):
+        for name in sorted({*wanted, *live}):
+            if wanted.get(name) == live.get(name):
                 continue
-            outcome.diff.append(self._difference(name, live.get(name, ""), accepted.get(name, "")))
+            outcome.diff.append(self._difference(name, live.get(name, ""), wanted.get(name, "")))
             if name not in results:
                 results[name] = SiteResult(name, (), "")
             results[name].changed = True
-            results[name].actions.append("published" if name in accepted else "removed")
-        for name, result in results.items():
-            result.live = name in accepted
-        if base == live_base and accepted == live and around:
-            return
+            results[name].actions.append("published" if name in wanted else "removed")
         if main != _text(self._paths.main):
             path = self._paths.main
             outcome.diff.append({"before_header": path, "after_header": path, "before": _text(path), "after": main})
@@ -466,7 +521,7 @@ class Proxy:
             outcome.diff.append({"before_header": _BASE, "after_header": _BASE, "before": live_base, "after": base})
         outcome.changed = True
         if not self._check_mode:
-            self._replace(base, accepted, main)
+            self._replace(base, wanted, main)
 
     @property
     def _entry(self) -> str:
@@ -556,7 +611,8 @@ class Proxy:
             # Beside nginx.conf, because names of files in it may be relative to its place.
             path = os.path.join(self._paths.etc, ".multibase-{0}.conf".format(secrets.token_hex(8)))
             try:
-                write_new(path, main.encode("utf-8"), 0o600)
+                # Names of files are bytes, and those of others need not be UTF-8.
+                write_new(path, main.encode("utf-8", "surrogateescape"), 0o600)
                 done = self._run(
                     [self._paths.program, "-t", "-q", "-c", path], "/", _process.clean_environment(), _COMMAND_SECONDS
                 )
@@ -581,6 +637,7 @@ class Proxy:
             sync_directory(directory)
             os.rename(directory, generation)
             # The context removes what is at the old name: nothing.
+        replace_file(self._paths.pending, b"", 0o600)
         link = self._paths.live + ".new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(link)
@@ -591,6 +648,7 @@ class Proxy:
             if _text(path) != text:
                 replace_file(path, text.encode("utf-8"), 0o644)
         self._reload()
+        os.unlink(self._paths.pending)
         if before and before != os.path.realpath(self._paths.live):
             shutil.rmtree(before, ignore_errors=True)
 
@@ -602,7 +660,7 @@ class Proxy:
             raise MultibaseError("nginx could not be reloaded: {0}".format((done.errors or done.output).strip()[:500]))
 
     def _discard_leftovers(self) -> None:
-        """Remove what an interrupted run left: staged copies, and generations that never went live."""
+        """Remove what an interrupted run left: staged copies, keys among them, and generations that never went live."""
         if self._check_mode:
             return
         keep = os.path.realpath(self._paths.live) if os.path.islink(self._paths.live) else ""
@@ -610,6 +668,8 @@ class Proxy:
             for path in glob.glob(os.path.join(self._paths.base, pattern)):
                 if os.path.realpath(path) != keep:
                     shutil.rmtree(path, ignore_errors=True)
+        for path in glob.glob(os.path.join(self._paths.certificates, "*", ".new-*")):
+            shutil.rmtree(path, ignore_errors=True)
         for path in glob.glob(os.path.join(self._paths.etc, ".multibase-*.conf")):
             os.unlink(path)
         for path in glob.glob(os.path.join(self._paths.state, "certbot-*.ini")):

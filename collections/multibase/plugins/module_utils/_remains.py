@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ._engine import Engine
+from ._nginx import roomy_lines
 from ._process import Completed
 
 INSTANCE_LABEL = "io.multibase.instance"
@@ -50,10 +51,18 @@ PLACES: Tuple[Place, ...] = (
     Place("/etc/multibase", "settings", shared=False),
     Place("/etc/nginx/conf.d/multibase*.conf", "nginx"),
     Place("/etc/nginx/multibase/*", "nginx", shared=False),
+    # What a run that was killed left there: sites with the logins of their gateways, and a copy of nginx.conf.
+    Place("/etc/nginx/multibase/.staged-*", "nginx", shared=False),
+    Place("/etc/nginx/.multibase-*.conf", "nginx", shared=False),
+    # What nginx works with as long as it has our sites.
+    Place("/run/multibase-proxy", "runtime", shared=False),
+    Place("/run/multibase-proxy.sock", "runtime", shared=False),
     Place("/etc/letsencrypt/renewal-hooks/*/multibase*", "certbot"),
     # Files that a person may have put there, and logins.
     Place("/etc/nginx/multibase/own", "certificates", shared=False, kept=True),
     Place("/etc/nginx/multibase/people.htpasswd", "logins", shared=False, kept=True),
+    # Who asked for what; nginx's own log rotation goes on with them.
+    Place("/var/log/nginx/multibase-*.log*", "logs", shared=False, kept=True),
     # A host is not opened because Multibase goes.
     Place("/etc/sysctl.d/*multibase*", "hardening", kept=True),
     Place("/etc/ssh/sshd_config.d/*multibase*", "hardening", kept=True),
@@ -70,6 +79,8 @@ PLACES: Tuple[Place, ...] = (
     Place("/var/lib/docker", "docker", shared=False, kept=True),
 )
 
+_NGINX_MAIN = "/etc/nginx/nginx.conf"
+
 Command = Callable[[Sequence[str], float], Completed]
 
 
@@ -83,7 +94,10 @@ def _is_marked(path: str) -> bool:
 
 
 def files(system: str = "/") -> List[Dict[str, Any]]:
-    """Return what lies outside the root directory: path, kind, and whether it is to be kept."""
+    """Return what lies outside the root directory: path, kind, and whether it is to be kept.
+
+    Of nginx.conf the lines are told that have our numbers: the file is the distribution's.
+    """
     told: Dict[str, Dict[str, Any]] = {}
     for place in PLACES:
         for path in sorted(glob.glob(os.path.join(system, place.pattern.lstrip("/")))):
@@ -92,7 +106,21 @@ def files(system: str = "/") -> List[Dict[str, Any]]:
             foreign = place.shared and not _is_marked(path)
             # What comes later in the table is said more exactly.
             told[path] = {"path": path, "kind": place.kind, "kept": place.kept or foreign}
+    main = os.path.join(system, _NGINX_MAIN.lstrip("/"))
+    try:
+        with open(main, encoding="utf-8", errors="replace") as stream:
+            lines = roomy_lines(stream.read())
+    except OSError:
+        lines = []
+    if lines:
+        told[main] = {"path": main, "kind": "nginx.conf", "kept": True, "lines": lines}
     return [told[path] for path in sorted(told)]
+
+
+def untaken_passwords(root: str) -> List[Dict[str, Any]]:
+    """Return the files with passwords of people that nobody has taken from the host yet; they stay with the logins."""
+    paths = glob.glob(os.path.join(glob.escape(root), "state", "people", "*.password"))
+    return [{"path": path, "kind": "logins", "kept": True} for path in sorted(paths)]
 
 
 def mounts_below(root: str, mountinfo: str) -> List[str]:

@@ -31,9 +31,9 @@ def as_boolean(value: Any) -> Optional[bool]:
     if isinstance(value, bool):
         return value
     text = str(value).strip().lower()
-    if text in ("true", "yes", "on", "1"):
+    if text in ("true", "t", "yes", "y", "on", "1"):
         return True
-    return False if text in ("false", "no", "off", "0") else None
+    return False if text in ("false", "f", "no", "n", "off", "0") else None
 
 
 def shown(value: str) -> str:

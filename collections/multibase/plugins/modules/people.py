@@ -47,7 +47,7 @@ options:
       - V(listed) only tells who there is.
       - V(initial) makes the file with the one person O(name), unless it is there already, and writes the password of
         that person to C(state/people/NAME.password) below O(root), readable by root only.
-      - V(present) adds O(name) with O(hash), V(absent) removes it.
+      - V(present) adds O(name) with O(hash), V(absent) removes it. Where there is no file, V(absent) makes none.
     type: str
     choices: [listed, initial, present, absent]
     default: listed
@@ -147,6 +147,11 @@ def _initial(params, path):
     return {params["name"]: hashed}
 
 
+def _result(name, changed, password_file=""):
+    """Return what is told of one person."""
+    return {"name": name, "changed": changed, "password_file": password_file}
+
+
 def manage(params, check_mode):
     """Do what was asked; return what the module returns."""
     state, name, path = params["state"], params["name"], params["path"]
@@ -160,6 +165,9 @@ def manage(params, check_mode):
     layout = Layout(os.path.abspath(params["root"]))
     password_file = ""
     after = before
+    if state == "absent" and name not in before:
+        # Not even an empty file: with one, a host would never get its first person.
+        return {"changed": False, "results": [_result(name, False)], "people": sorted(before)}
     group = _group(params["group"], check_mode)
     if state == "initial" and people is None:
         password_file = os.path.join(layout.state, "people", name + ".password")
@@ -168,7 +176,7 @@ def manage(params, check_mode):
         after = _people.change(before, name, params["hash"], params["force"])
     elif state == "absent":
         after = {key: value for key, value in before.items() if key != name}
-    changed = after != before or (state != "initial" and people is None)
+    changed = after != before
     if changed and not check_mode:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         _people.write(path, after, group)
@@ -177,8 +185,7 @@ def manage(params, check_mode):
         if state in ("present", "absent") and os.path.exists(kept):
             # It is nobody's password any more.
             os.unlink(kept)
-    result = {"name": name, "changed": changed, "password_file": password_file}
-    return {"changed": changed, "results": [result], "people": sorted(after)}
+    return {"changed": changed, "results": [_result(name, changed, password_file)], "people": sorted(after)}
 
 
 def main():

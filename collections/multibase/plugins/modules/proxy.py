@@ -222,6 +222,7 @@ from ansible_collections.multibase.supabase.plugins.module_utils import _proxy_h
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import InvalidInput, MultibaseError
 from ansible_collections.multibase.supabase.plugins.module_utils._instances import read_existing
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
+from ansible_collections.multibase.supabase.plugins.module_utils._values import as_boolean
 
 LIMITS = {
     "requests_per_second": 100,
@@ -279,6 +280,14 @@ def _whole(value, name, problems):
     return value
 
 
+def _truth(values, key, problems):
+    """Return a setting of ``acme`` as a truth value: inside a dictionary Ansible turns no text into one."""
+    value = as_boolean(values[key])
+    if value is None:
+        problems.append("{0} of acme {1!r} is neither true nor false".format(key, values[key]))
+    return value is True
+
+
 def _settings(params, webroot):
     """Return the settings of all sites. Raises InvalidInput with every mistake."""
     problems = []
@@ -321,6 +330,8 @@ def _acme(given, eab_hmac_key, webroot):
     values = {**_ACME, **{key: value for key, value in given.items() if value is not None}}
     wildcards = [str(name) for name in values["wildcards"]]
     problems = [found for found in map(_proxy.domain_problem, wildcards) if found]
+    agreed = _truth(values, "agree_tos", problems)
+    _truth(values, "check_dns", problems)
     if not isinstance(values["dns"], dict):
         problems.append("dns of acme is no dictionary")
     elif values["dns"] and not re.match(r"[a-z0-9-]{1,40}\Z", str(values["dns"].get("plugin", ""))):
@@ -330,7 +341,7 @@ def _acme(given, eab_hmac_key, webroot):
     return _certificates.Acme(
         directory=str(values["directory"]),
         email=str(values["email"]),
-        agreed=values["agree_tos"] is True,
+        agreed=agreed,
         webroot=webroot,
         eab_kid=str(values["eab_kid"]),
         eab_hmac_key=eab_hmac_key,
@@ -373,7 +384,7 @@ def converge(params, check_mode):
     webroot = os.path.join(layout.root, "www", "acme")
     settings, acme = _settings(params, webroot), _acme(params["acme"], params["eab_hmac_key"], webroot)
     paths = host.Paths(state=os.path.join(layout.state, "proxy"))
-    given = {**_ACME, **params["acme"]}
+    given = {**_ACME, **{key: value for key, value in params["acme"].items() if value is not None}}
     problems = []
     retry = _whole(given["retry_seconds"], "retry_seconds", problems)
     if problems:
@@ -383,7 +394,7 @@ def converge(params, check_mode):
         settings=settings,
         acme=acme,
         addresses=params["addresses"],
-        check_dns=given["check_dns"] is not False,
+        check_dns=_truth(given, "check_dns", problems),
         retry_seconds=retry,
         check_mode=check_mode,
     )

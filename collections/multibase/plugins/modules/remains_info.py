@@ -79,7 +79,8 @@ remains:
     files:
       description:
         - What lies elsewhere, each with C(path), C(kind) and C(kept). Kept is what does not say that it is ours, what
-          a person may have put there, and what guards the host.
+          a person may have put there, and what guards the host. C(lines) are those of C(nginx.conf) with our numbers.
+        - Passwords of people below O(root) that nobody has taken yet are told here too.
       type: list
       elements: dict
       returned: success
@@ -188,7 +189,7 @@ def survey(params):
         root=rows,
         data=_remains.holds_data(root),
         mounts=mounts,
-        files=_remains.files(),
+        files=_remains.files() + _remains.untaken_passwords(root),
         table=_remains.has_table(command),
         packages=_remains.packages(params["packages"], command),
         **_remains.account(),
