@@ -106,7 +106,7 @@ def integration() -> Count:
 
 
 def e2e() -> Count:
-    """A whole server: Molecule provisions a test host with the playbooks, and the result is looked at from outside."""
+    """A whole server, provisioned by Molecule with the playbooks and looked at from outside; one audited by lynis."""
     if not sandbox("engine", "images"):
         return Count(failed=1)
     return pytest("e2e", *(f"--ignore={path}" for path in HOST_TESTS))
@@ -119,7 +119,7 @@ def hosts() -> Count:
     return pytest("e2e", *(f"--ignore={path}" for path in SERVER_TESTS))
 
 
-SERVER_TESTS = ["tests/e2e/test_server.py"]
+SERVER_TESTS = ["tests/e2e/test_lynis.py", "tests/e2e/test_server.py"]
 HOST_TESTS = [f"tests/e2e/test_{name}.py" for name in ("debian12", "firewall", "hardening", "host_life", "proxy")]
 STAGES: List[Callable[[], Count]] = [lint, unit, faults, sanity, integration, e2e, hosts]
 # Only when they are named.

@@ -44,21 +44,24 @@ WRITABLE: Dict[str, FrozenSet[str]] = {
     "studio": frozenset({"snippets"}),
 }  # fmt: skip
 PROCESS = r"""
-own=$(for kind in cgroup ipc mnt net pid user uts; do readlink /proc/1/ns/$kind; done | tr '\n' ' ')
+tell() {
+  echo "process $id $1 $([ "$1" = "$main" ] && echo main || echo other)"
+  sed -n 's/^\(Uid\|CapEff\|CapPrm\|CapBnd\|NoNewPrivs\|Seccomp\):[[:space:]]*/\1 /p' /proc/$1/status
+  echo "args $(tr '\0\n' '  ' < /proc/$1/cmdline)"
+  for kind in ipc mnt net pid user uts; do echo "ns $(readlink /proc/$1/ns/$kind)"; done
+  echo "shared $(grep -c ' shared:' /proc/$1/mountinfo)"
+  echo "cgroup $(grep -m1 -E '^([0-9]+:.*memory.*|0:):' /proc/$1/cgroup)"
+}
 for pair; do
   id=${pair%:*} main=${pair#*:}
   for pid in $(docker top "$id" -eo pid | tail -n +2); do
-    [ "$pid" -gt 0 ] && [ -r /proc/$pid/status ] || continue
-    echo "process $id $pid $([ "$pid" = "$main" ] && echo main || echo other)"
-    sed -n 's/^\(Uid\|CapEff\|CapPrm\|CapBnd\|NoNewPrivs\|Seccomp\):[[:space:]]*/\1 /p' /proc/$pid/status
-    echo "args $(tr '\0\n' '  ' < /proc/$pid/cmdline)"
-    for kind in ipc mnt net pid user uts; do echo "ns $(readlink /proc/$pid/ns/$kind)"; done
-    echo "shared $(grep -c ' shared:' /proc/$pid/mountinfo)"
-    echo "cgroup $(grep -m1 -E '^([0-9]+:.*memory.*|0:):' /proc/$pid/cgroup)"
+    # Of one that ended meanwhile, such as a health check, half would be missing.
+    told=$(tell "$pid" 2>/dev/null)
+    if [ -d "/proc/$pid" ]; then echo "$told"; fi
   done
-  docker diff "$id" | sed 's/^/diff /' | sed "s/^diff /diff $id /"
+  docker diff "$id" | sed "s/^/diff $id /"
 done
-echo "host $own"
+for kind in cgroup ipc mnt net pid user uts; do echo "host $(readlink /proc/1/ns/$kind)"; done
 echo "apparmor $(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)"
 """
 
@@ -131,7 +134,8 @@ class Container:
 def parse(inspected: str, told: str, secrets: Mapping[str, Iterable[str]]) -> List[Container]:
     """Make containers of what `docker inspect` and the script PROCESS print. ``secrets``: instance -> its secrets."""
     found = {one["Id"]: Container(one) for one in json.loads(inspected)}
-    shared: Dict[str, str] = {"host": "", "apparmor": ""}
+    host: List[str] = []
+    mandatory = False
     values: Dict[str, Any] = {}
     current = ""
 
@@ -170,12 +174,14 @@ def parse(inspected: str, told: str, secrets: Mapping[str, Iterable[str]]) -> Li
         elif kind == "diff":
             identity, _, change = rest.partition(" ")
             found[identity].changes.append(change)
-        elif kind in shared:
-            shared[kind] = rest
+        elif kind == "host":
+            host.append(rest)
+        elif kind == "apparmor":
+            mandatory = rest == "Y"
     done()
     for container in found.values():
-        container.host = frozenset(shared["host"].split())
-        container.apparmor = shared["apparmor"] == "Y"
+        container.host = frozenset(host)
+        container.apparmor = mandatory
         container.secrets = frozenset(secrets.get(container.instance, ()))
     return sorted(found.values(), key=lambda one: (one.instance, one.service))
 

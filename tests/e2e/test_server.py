@@ -111,11 +111,14 @@ def test_containers_pass_the_checks_of_the_cis_benchmark(server: Server) -> None
 
 
 def test_our_units_are_locked_in(server: Server) -> None:
-    for unit in ("multibase-stacks.service", "multibase-firewall.service", "nginx.service"):
+    # The firewall's has to change the host's own network.
+    for unit, most in (
+        ("multibase-stacks.service", 2.0), ("multibase-firewall.service", 3.5), ("nginx.service", 3.0),
+    ):  # fmt: skip
         told = server.run("systemd-analyze", "security", "--no-pager", unit)
         (level,) = re.findall(r"exposure level for {0}: ([0-9.]+)".format(re.escape(unit)), told)
         record("systemd-analyze security " + unit, float(level), "exposure, 0 to 10", "test_server")
-        assert float(level) <= 3.0, told
+        assert float(level) <= most, told
 
 
 def test_gateway_lets_in_who_has_the_right_key(server: Server) -> None:
