@@ -5,7 +5,8 @@
     tests/all.py [STAGE...]    lint, unit, faults, sanity, integration, e2e, hosts; without any all but hosts, which
                                takes half an hour and is part of `make test-long`
 
-Ends with one line of its own: N passed, N failed (, N skipped).
+Ends with what the tests measured, also kept in .cache/reports/figures.md, and one line of its own:
+N passed, N failed (, N skipped).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Callable, List, NamedTuple
+
+import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv" / "bin"
@@ -103,7 +106,7 @@ def integration() -> Count:
 
 
 def e2e() -> Count:
-    """A whole server: Molecule provisions a test host with the playbooks, and the result is looked at from outside."""
+    """A whole server, provisioned by Molecule with the playbooks and looked at from outside; one audited by lynis."""
     if not sandbox("engine", "images"):
         return Count(failed=1)
     return pytest("e2e", *(f"--ignore={path}" for path in HOST_TESTS))
@@ -116,7 +119,7 @@ def hosts() -> Count:
     return pytest("e2e", *(f"--ignore={path}" for path in SERVER_TESTS))
 
 
-SERVER_TESTS = ["tests/e2e/test_server.py"]
+SERVER_TESTS = ["tests/e2e/test_lynis.py", "tests/e2e/test_server.py"]
 HOST_TESTS = [f"tests/e2e/test_{name}.py" for name in ("debian12", "firewall", "hardening", "host_life", "proxy")]
 STAGES: List[Callable[[], Count]] = [lint, unit, faults, sanity, integration, e2e, hosts]
 # Only when they are named.
@@ -129,6 +132,7 @@ def main(argv: List[str]) -> int:
     if any(name not in known for name in argv):
         print(f"tests/all.py: the stages are {', '.join(known)}", file=sys.stderr)
         return 2
+    figures.start()
     total = Count()
     for stage in STAGES:
         if stage.__name__ not in argv if argv else stage in LONG:
@@ -145,6 +149,9 @@ def main(argv: List[str]) -> int:
         if count.failed:
             print(f"==> stopped after {stage.__name__}; later stages did not run", flush=True)
             break
+    measured = figures.finish()
+    if measured:
+        print(f"\n==> measured, also in {(figures.REPORTS / figures.PAGE).relative_to(ROOT)}:\n{measured}", flush=True)
     print(f"\n{total.passed} passed, {total.failed} failed, {total.skipped} skipped", flush=True)
     return 1 if total.failed else 0
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-from typing import Iterator
+from typing import Iterator, List
 
 import pytest
 
 from e2e.guarded import Guarded
+from figures import record
 
 OPEN = [22, 80, 443]
 # 9998: a process of the host. 9999 and 9995: published by containers, on port 80 of their own. 9443: same.
@@ -56,6 +57,12 @@ def route(host: Guarded, container: str) -> str:
     return address
 
 
+def open_ports(version: str, when: str, found: List[int]) -> None:
+    """Record what a full scan found."""
+    name = "open ports {0} ({1})".format(when, version)
+    record(name, ", ".join(map(str, found)) or "none", "of 65535 TCP", "full SYN scan by a neighbour, test_firewall")
+
+
 def closed(host: Guarded, full: bool = True) -> None:
     """Only what should be is open: TCP and UDP, IPv4 and IPv6, published ports, and containers asked directly."""
     # All of it runs: a scan of a host where nothing listens would prove nothing.
@@ -63,8 +70,10 @@ def closed(host: Guarded, full: bool = True) -> None:
     host.wait("curl -sf --max-time 2 -o /dev/null http://127.0.0.1:5432/busybox")
     host.wait("ss -Hltn sport = :443 | grep -q 443")
     if full:
-        assert host.scan(host.address()) == OPEN
-        assert host.scan(host.host6()) == OPEN
+        for version, address in (("IPv4", host.address()), ("IPv6", host.host6())):
+            found = host.scan(address)
+            open_ports(version, "with the firewall", found)
+            assert found == OPEN
     tcp = {
         "tcp/{0}/{1}".format(at, port): port in OPEN for at in (host.address(), host.host6()) for port in OPEN + ROGUE
     }
@@ -80,7 +89,9 @@ def closed(host: Guarded, full: bool = True) -> None:
 
 
 def test_without_rules_all_is_open(host: Guarded) -> None:
-    assert host.scan(host.address()) == sorted(OPEN + ROGUE)
+    found = host.scan(host.address())
+    open_ports("IPv4", "without it, with much that listens", found)
+    assert found == sorted(OPEN + ROGUE)
     assert host.reachable(host.host6(), OPEN + sorted(ROGUE)) == OPEN + sorted(ROGUE)
     assert all(host.ask("udp/{0}/9997".format(host.address()), "udp/{0}/9997".format(host.host6())).values())
     # What Engines before 28 do: a port that is published on 127.0.0.1 only, and one that is not published at all.

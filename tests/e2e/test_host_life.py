@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from e2e.server import REPOSITORY, ROOT, SCENARIO, Server
+from figures import record
 from leaks import LeakScanner
 
 NAME = "life"
@@ -129,7 +130,10 @@ def test_site(life: Server) -> None:
 def test_all_is_healthy_again_after_a_reboot(life: Server, kinds: List[str]) -> None:
     # As an interrupted restart of the stack leaves it: the Engine takes it for stopped by the user.
     life.run("docker", "stop", life.containers("acme")["auth"])
+    started = time.monotonic()
     told = reboot(life, *kinds)
+    name = "all healthy again after {0} of the host".format(" and ".join(kinds))
+    record(name, round(time.monotonic() - started, 1), "s", "test_host_life")
     assert told["complete"] is True
     assert [(one["name"], one["health"]) for one in told["instances"]] == [("acme", "healthy")]
     assert_up(life)

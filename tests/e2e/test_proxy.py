@@ -25,6 +25,7 @@ import yaml
 from cryptography import x509
 
 from ansible_collections.multibase.supabase.plugins.module_utils import _certificates, _envfile
+from figures import record
 from tools import tool
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -652,6 +653,7 @@ def test_a_renewal_is_read_only_when_nginx_accepts_its_configuration(host: Host,
 def test_sslyze_finds_mozillas_intermediate_configuration(host: Host, acme: None) -> None:
     root = host.work / "root.pem"
     root.write_text(host.run("cat", "/srv/pebble/root.pem"))
+    compliant = []
     for name in (ACME, PANEL, GAMMA):
         # NAME:PORT{ADDRESS}, because only the test host knows the name.
         place = f"{name}:443{{{host.address}}}"
@@ -660,15 +662,30 @@ def test_sslyze_finds_mozillas_intermediate_configuration(host: Host, acme: None
         verdict = done.stdout.partition("COMPLIANCE AGAINST")[2]
         assert f"{name}:443: OK - Compliant." in verdict, verdict or done.stdout
         assert done.returncode == 0
+        compliant.append(name)
+    record(
+        "sites that comply with Mozilla's intermediate TLS", f"{len(compliant)}/3", "sites", "sslyze 6.3.1, test_proxy"
+    )
 
 
 def test_gixy_finds_nothing_of_weight(host: Host) -> None:
     dump = host.work / "nginx.conf"
     dump.write_text(host.run("nginx", "-T"))
-    done = subprocess.run([tool("gixy"), "-ll", "-f", "json", str(dump)], capture_output=True, text=True, check=False)
-    found: List[Dict[str, Any]] = json.loads(done.stdout)
+
+    def issues(*level: str) -> List[Dict[str, Any]]:
+        command = [tool("gixy"), *level, "-f", "json", str(dump)]
+        return list(json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout))
+
+    found, everything = issues("-ll"), issues()
     # Functions stream their answers piece by piece, and for them alone nginx must not collect what it gets.
     weighed = [issue for issue in found if issue["plugin"] != "proxy_buffering_off"]
+    for severity in ("HIGH", "MEDIUM", "LOW"):
+        number = sum(issue["severity"] == severity for issue in everything)
+        record(f"nginx: findings of gixy, {severity.lower()}", number, "findings", "gixy-next 0.9.0, test_proxy")
+    record(
+        "nginx: those of gixy that are waived", len(found) - len(weighed), "findings",
+        "proxy_buffering off, for functions alone",
+    )  # fmt: skip
     assert weighed == []
     text = dump.read_text()
     for before, _, _ in (
@@ -680,7 +697,7 @@ def test_gixy_finds_nothing_of_weight(host: Host) -> None:
 def test_the_unit_is_locked_in(host: Host) -> None:
     level = re.search(r"exposure level for nginx.service: ([0-9.]+)", host.run("systemd-analyze", "security", "nginx"))
     assert level
-    print(f"systemd-analyze security nginx: {level.group(1)}")
+    record("systemd-analyze security nginx.service", float(level.group(1)), "exposure, 0 to 10", "test_proxy")
     assert float(level.group(1)) <= 3.0
 
 

@@ -9,12 +9,16 @@ import re
 import shlex
 import sqlite3
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, Dict, List
 
 import yaml
 
+import container_checks
+from ansible_collections.multibase.supabase.plugins.module_utils import _secrets
 from e2e.server import CONTAINER, REPOSITORY, ROOT, Server, undecorated
+from figures import keep, record
 
 HTTP = """
 import base64, urllib.error, urllib.request
@@ -78,9 +82,43 @@ def test_check_mode_on_a_bare_host_works_and_changes_nothing(server: Server) -> 
 def test_site_and_again_without_a_change(server: Server) -> None:
     server.molecule("converge", verbose=True)
     server.collect_canaries()
+    started = time.monotonic()
     output = server.molecule("idempotence")
+    seconds = round(time.monotonic() - started, 1)
+    record("site.yml with nothing to do", seconds, "s", "wall clock, with Molecule around it, test_server")
     assert recap_changed(output)[-1:] == [0]
     server.molecule("verify")
+
+
+def test_containers_pass_the_checks_of_the_cis_benchmark(server: Server) -> None:
+    secrets = {
+        name: {*_secrets.confidential_texts(server.variables(name)), *server.brought.values()}
+        for name in server.registry()
+    }
+    containers = container_checks.collect(server.run, secrets)
+    assert {(one.instance, one.service) for one in containers} == {
+        (name, service) for name in secrets for service in server.containers(name)
+    }
+    assert all(one.processes and one.host for one in containers)
+    rows = container_checks.judge(containers)
+    count = container_checks.verdicts(rows, len(containers))
+    page = keep("containers.md", container_checks.table(rows, len(containers)))
+    source = "CIS Docker Benchmark 1.6, sections 4 and 5, and ours: {0}".format(page.relative_to(REPOSITORY))
+    record("container checks", len(rows), "on {0} containers".format(len(containers)), source)
+    for verdict, number in count.items():
+        record("container checks {0}".format(verdict), number, "verdicts", "by reason, see above")
+    assert container_checks.failures(rows) == []
+
+
+def test_our_units_are_locked_in(server: Server) -> None:
+    # The firewall's has to change the host's own network.
+    for unit, most in (
+        ("multibase-stacks.service", 2.0), ("multibase-firewall.service", 3.5), ("nginx.service", 3.0),
+    ):  # fmt: skip
+        told = server.run("systemd-analyze", "security", "--no-pager", unit)
+        (level,) = re.findall(r"exposure level for {0}: ([0-9.]+)".format(re.escape(unit)), told)
+        record("systemd-analyze security " + unit, float(level), "exposure, 0 to 10", "test_server")
+        assert float(level) <= most, told
 
 
 def test_gateway_lets_in_who_has_the_right_key(server: Server) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Iterator, List
 
 import pytest
 
+from figures import record
+
 # What `make test-long` sets: every point is tried.
 EVERY_POINT = "MULTIBASE_TEST_LONG"
 _MEMORY = Path("/dev/shm")
@@ -46,3 +48,4 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         if parts:
             listing = ", ".join(sorted(parts))
             terminalreporter.write_line("{0}: {1} of {2} ({3})".format(kind, tried, there_are, listing))
+            record("{0} tried".format(kind), tried, "of {0}".format(there_are), "tests/faults")
