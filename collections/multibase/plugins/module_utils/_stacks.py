@@ -312,10 +312,10 @@ class Runner:
             return services, before
         with self._locked(stack) as lock:
             phase = _restore_journal.pending(self._layout, stack.name)
-            if phase in ("swapping", "swapped"):
+            if phase in _restore_journal.EXCHANGING:
                 # Started now, services could run on data of two kinds.
                 raise ComposeFailed(
-                    "a restore of it was interrupted; undo that first: ./multibase restore {0} --recover".format(
+                    "a restore of it was interrupted; finish or undo that first: ./multibase restore {0} --recover".format(
                         stack.name
                     )
                 )
