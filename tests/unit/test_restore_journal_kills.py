@@ -287,6 +287,34 @@ def test_going_back_on_a_full_disk_is_never_taken_for_done(in_memory: Path) -> N
     assert number > 20
 
 
+@pytest.mark.parametrize(
+    ("running", "started", "asked"),
+    [
+        (["db", "storage", "rest", "api-gw"], ["db", "storage"], True),
+        (["storage", "rest", "api-gw"], ["storage"], False),
+        ([], [], False),
+    ],
+)
+def test_services_that_ran_run_again_also_without_a_database(
+    tmp_path: Path, running: List[str], started: List[str], asked: bool
+) -> None:
+    """What does not run is not asked, and that it was not is told."""
+    layout, journal = begin(tmp_path / "x", False)
+    journal.services = ["db", "storage"]
+    found = [mock.Mock(service=service, running=service in running) for service in ("db", "storage", "rest", "api-gw")]
+    engine: Any = mock.Mock(containers=lambda _project: found)
+    none: Any = None
+    run = _restore.RestoreRun(layout, engine, none, "", _restore.Options(lock_timeout=5))
+    result = _restore.Restored("acme")
+    with mock.patch.object(run, "_stop"), mock.patch.object(run, "_start") as start, mock.patch.object(
+        _restore, "_ask_gateway", return_value=""
+    ) as ask, mock.patch.object(_restore, "service_health", return_value="healthy"):
+        run._exchange(STACK, journal, result)
+    assert start.call_args.args[1] == started
+    assert ask.called is asked and bool(result.notes) is not asked
+    assert said(journal.exchanges) == NEW and journal.phase == "done"
+
+
 def test_only_what_is_wholly_in_place_is_swapped(tmp_path: Path) -> None:
     exchanges = make(tmp_path / "x")
     assert not _restore_journal.swapped(exchanges)
