@@ -141,8 +141,8 @@ def test_a_manifest_that_was_changed_is_not_signed(layout: Layout) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"stem": LATER}, {"instance": None}, {"instance": "../acme"}, {"parts": []}, {"schema": 2}, {"parts": {"../x": {}}}, {"parts": {LATER + ".sql.gz": {}}},
-        {"parts": {STEM + "./../../x": {}}},
+        {"stem": LATER}, {"instance": None}, {"instance": "../acme"}, {"parts": []}, {"schema": 2},
+        {"parts": {"../x": {}}}, {"parts": {LATER + ".sql.gz": {}}}, {"parts": {STEM + "./../../x": {}}},
     ],
 )  # fmt: skip
 def test_what_is_no_manifest_of_this_backup_is_refused(layout: Layout, change: Dict[str, Any]) -> None:

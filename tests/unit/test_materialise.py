@@ -243,7 +243,7 @@ class Printing:
         self.text, self.code, self.seconds = text, code, seconds
         self.asked: List[str] = []
 
-    def popen(self, command: List[str], stdin: Any, stdout: Any, stderr: Any) -> "subprocess.Popen[bytes]":
+    def popen(self, command: List[str], stdin: Any, stdout: Any, stderr: Any) -> subprocess.Popen[bytes]:
         self.asked = command
         line = ["sh", "-c", 'printf %s "$1"; echo why >&2; sleep {0}; exit {1}'.format(self.seconds, self.code)]
         return subprocess.Popen(

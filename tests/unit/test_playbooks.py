@@ -36,7 +36,8 @@ with open(os.path.join(root, "calls.jsonl"), "a") as stream:
     stream.write(json.dumps(dict(parameters, module={module!r})) + "\\n")
 with open(os.path.join(root, "instances.json")) as stream:
     instances = [
-        dict(more if isinstance(more, dict) else {{"state": more}}, name=name) for name, more in json.load(stream).items()
+        dict(more if isinstance(more, dict) else {{"state": more}}, name=name)
+        for name, more in json.load(stream).items()
     ]
 results = [{{"name": one["name"], "state": "present", "actions": []}} for one in instances]
 print(json.dumps({{"changed": False, "instances": instances, "results": results}}))

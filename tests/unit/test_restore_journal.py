@@ -144,7 +144,7 @@ def last(layout: Layout) -> Journal:
 
 
 def test_directories_of_failed_restores_go_when_their_own_days_are_over(tmp_path: Path) -> None:
-    """Whatever comes after them: restores that succeed, fail too, or are rolled back. None is forgotten, none kept on."""
+    """Whatever comes after them: restores that succeed, fail too, or are rolled back. None is forgotten or kept on."""
     layout = Layout(str(tmp_path / "root"))
     first = restored(layout, tmp_path / "first", 0)
     gave_up(layout, first)

@@ -192,8 +192,8 @@ def rewrite_manifest(layout: Layout, backup: Backup, manifest: Mapping[str, Any]
 def read(layout: Layout, directory: str, stem: str, instance: Optional[str] = None) -> Backup:
     """Read a backup's manifest. Raises IntegrityFailed when it is not one, UnknownInstance when there is none.
 
-    ``instance`` is whose backup it must be: that after which the directory is called, unless it is said. A backup in the
-    directory of another instance would bring that one's data under a wrong name, signature and all.
+    ``instance`` is whose backup it must be: that after which the directory is called, unless it is said. A backup in
+    the directory of another instance would bring that one's data under a wrong name, signature and all.
     """
     path = os.path.join(directory, stem + MANIFEST)
     try:
@@ -214,8 +214,8 @@ def read(layout: Layout, directory: str, stem: str, instance: Optional[str] = No
     if manifest.get("instance") != expected:
         whose = str(manifest.get("instance"))
         raise IntegrityFailed(
-            "{0} is of instance {1!r}, not of {2}: move the files of this backup to {3}, and restore it from there with "
-            "multibase-host restore {2} {4} --from {1}".format(
+            "{0} is of instance {1!r}, not of {2}: move the files of this backup to {3}, and restore it from there "
+            "with multibase-host restore {2} {4} --from {1}".format(
                 path, whose, expected, layout.backups(os.path.basename(whose)), stem
             )
         )

@@ -22,7 +22,7 @@ EXCLUDED_DATA: Tuple[Tuple[str, str], ...] = (("net", "http_request_queue"), ("n
 _SYSTEM = "('pg_catalog', 'information_schema', 'pg_toast')"
 _OURS = "n.nspname NOT IN {0} AND n.nspname NOT LIKE 'pg\\_%'".format(_SYSTEM)
 
-# What belongs to an extension, with its name. While the extension has another version, only numbers of rows are compared.
+# What belongs to an extension, with its name. Of one that has another version, only numbers of rows are compared.
 _MEMBERS = """
   SELECT d.classid, d.objid, e.extname FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
   WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'

@@ -128,8 +128,8 @@ class Target:
 
     ``custom`` is filled from the backup when it holds one and this host signed it, else copied from ``live_custom`` of
     the instance, else from the image, as Docker does with a named volume. ``same_instance`` says whether the backup is
-    of this very instance: only then do passwords of further roles come from it. ``settle`` is done to the new databases after they were
-    compared; it returns what it held back.
+    of this very instance: only then do passwords of further roles come from it. ``settle`` is done to the new databases
+    after they were compared; it returns what it held back.
     """
 
     stack: Stack
@@ -599,7 +599,9 @@ def take_key(custom: str) -> None:
         digits = stream.read(65)
     os.unlink(incoming)
     if not _KEY.match(digits):
-        raise IntegrityFailed("the Vault root key in the backup is not 64 hexadecimal digits; nothing was taken from it")
+        raise IntegrityFailed(
+            "the Vault root key in the backup is not 64 hexadecimal digits; nothing was taken from the backup"
+        )
     owner, mode = os.stat(custom), 0o600
     if os.path.lexists(key):
         owner = os.lstat(key)

@@ -45,8 +45,8 @@ options:
     description:
       - V(restored) restores O(backup).
       - V(rolled_back) brings back what the last restore replaced; done twice, it is the restored data again.
-      - V(recovered) ends a restore that was interrupted, if there is one. New data that is in place and works stays; otherwise
-        what was there is put back. The other states do so first.
+      - V(recovered) ends a restore that was interrupted, if there is one. New data that is in place and works stays;
+        otherwise what was there is put back. The other states do so first.
       - V(released) switches on the cron jobs and webhooks that are held in a copy.
     type: str
     choices: [restored, rolled_back, recovered, released]
