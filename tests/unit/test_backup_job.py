@@ -63,7 +63,8 @@ def backup(layout: Layout, at: float, verified: bool = True, **more: Any) -> str
     path = directory / (stem + ".sql.gz" + _catalogue.PARTIAL)
     path.write_bytes(b"data")
     parts = {stem + ".sql.gz": {"part": "postgres", "size": 4, "sha256": _catalogue.file_sha256(str(path))}}
-    manifest = {"schema": 1, "stem": stem, "parts": parts, "verified": {"at": "x"} if verified else None, **more}
+    manifest = {"schema": 1, "stem": stem, "instance": "acme", "parts": parts, **more}
+    manifest.setdefault("verified", {"at": "x"} if verified else None)
     _catalogue.publish(layout, str(directory), manifest)
     return stem
 

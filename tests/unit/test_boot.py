@@ -47,6 +47,7 @@ def container(service: str, state: str = "running", health: str = "healthy") -> 
         ("running", "swapping", ["exited"], "restore-interrupted"),
         ("running", "swapped", ["running"], "restore-interrupted"),
         ("stopped", "swapped", ["exited"], "restore-interrupted"),
+        ("running", "undoing", ["exited"], "restore-interrupted"),
     ],
 )
 def test_who_is_brought_up(wanted: Optional[str], phase: Optional[str], states: List[str], outcome: Any) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -140,8 +141,8 @@ def test_a_manifest_that_was_changed_is_not_signed(layout: Layout) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"stem": LATER}, {"parts": []}, {"schema": 2}, {"parts": {"../x": {}}}, {"parts": {LATER + ".sql.gz": {}}},
-        {"parts": {STEM + "./../../x": {}}},
+        {"stem": LATER}, {"instance": None}, {"instance": "../acme"}, {"parts": []}, {"schema": 2},
+        {"parts": {"../x": {}}}, {"parts": {LATER + ".sql.gz": {}}}, {"parts": {STEM + "./../../x": {}}},
     ],
 )  # fmt: skip
 def test_what_is_no_manifest_of_this_backup_is_refused(layout: Layout, change: Dict[str, Any]) -> None:
@@ -151,6 +152,29 @@ def test_what_is_no_manifest_of_this_backup_is_refused(layout: Layout, change: D
     with pytest.raises(IntegrityFailed):
         _catalogue.read(layout, backup.directory, STEM)
     assert _catalogue.listing(layout, "acme") == []
+
+
+def test_a_backup_in_the_directory_of_another_instance_is_none_of_it(layout: Layout) -> None:
+    """Signed by this host as it is. Where it was put by mistake it is told where it belongs."""
+    backup = publish(layout, verified={"at": "then"})
+    Path(layout.backups("beta")).parent.joinpath("beta").mkdir()
+    for name in names(layout):
+        shutil.copy2(Path(backup.directory, name), Path(layout.backups("beta"), name))
+    told = "is of instance 'acme', not of beta: move the files of this backup to {0}".format(layout.backups("acme"))
+    for act in (
+        lambda: _catalogue.read(layout, layout.backups("beta"), STEM),
+        lambda: _catalogue.choose(layout, "beta", STEM),
+    ):
+        with pytest.raises(IntegrityFailed, match=told):
+            act()
+    with pytest.raises(UnknownInstance):
+        _catalogue.choose(layout, "beta", "latest")
+    assert _catalogue.choose(layout, "acme", "latest").stem == STEM
+    # A staging directory says whose it is.
+    os.rename(layout.backups("beta"), layout.backups("acme") + "/.staging")
+    assert _catalogue.read(layout, layout.backups("acme") + "/.staging", STEM, "acme").signed
+    with pytest.raises(IntegrityFailed):
+        _catalogue.read(layout, layout.backups("acme") + "/.staging", STEM, "beta")
 
 
 def test_latest_is_the_newest_that_was_verified(layout: Layout) -> None:

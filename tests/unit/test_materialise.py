@@ -5,16 +5,25 @@ from __future__ import annotations
 
 import copy
 import gzip
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Tuple
 from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.multibase.supabase.plugins.module_utils import _database, _fingerprint, _materialise
+from ansible_collections.multibase.supabase.plugins.module_utils import (
+    _archive,
+    _catalogue,
+    _database,
+    _fingerprint,
+    _materialise,
+)
 from ansible_collections.multibase.supabase.plugins.module_utils._catalogue import Backup
 from ansible_collections.multibase.supabase.plugins.module_utils._engine import Engine
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import IntegrityFailed, Refused
@@ -147,6 +156,205 @@ def test_a_damaged_dump_is_damaged_wherever_it_is(tmp_path: Path) -> None:
         except Exception as error:
             escaped.add(type(error).__name__)
     assert not escaped
+
+
+# What is looked into, and what is taken, of a backup that this host did not sign
+
+HARMLESS_TEXT, HOSTILE_TEXT = "SELECT 1;\n", "ALTER SYSTEM SET archive_command = 'id';\n"
+
+
+def unsigned(directory: Path, parts: Mapping[str, str], **more: Any) -> Backup:
+    """A backup whose files are called as ``parts`` says, name to part; each is harmless SQL unless it is there."""
+    manifest: Dict[str, Any] = {"format": "plain", "databases": {"postgres": {}, "own": {}}, "parts": {}, **more}
+    for name, part in parts.items():
+        path = directory / name
+        if not path.exists():
+            path.write_bytes(gzip.compress(HARMLESS_TEXT.encode()))
+        size, digest = path.stat().st_size, _catalogue.file_sha256(str(path))
+        manifest["parts"][name] = {"part": part, "size": size, "sha256": digest}
+    return Backup(str(directory), STEM, manifest, False)
+
+
+PARTS = {
+    STEM + ".sql.gz": "postgres",
+    STEM + ".db-own.sql.gz": "database own",
+    STEM + ".globals.sql.gz": "globals",
+    STEM + ".extensions.sql.gz": "extensions of postgres",
+    STEM + ".db-own.extensions.sql.gz": "extensions of database own",
+    STEM + ".passwords.sql.gz": "passwords",
+    STEM + ".storage.tar.gz": "storage",
+    STEM + ".functions.tar.gz": "functions",
+    STEM + ".config.tar.gz": "config",
+}
+
+
+def maker() -> _materialise.Materialiser:
+    nothing: Any = None
+    return _materialise.Materialiser(nothing, nothing, "", 60)
+
+
+@pytest.mark.parametrize("part", ["postgres", "database own", "globals", "extensions of postgres",
+                                  "extensions of database own"])  # fmt: skip
+@pytest.mark.parametrize("suffix", [".sql.gz", ".gz", ".dump", ".x"])
+def test_what_is_loaded_is_looked_into_whatever_its_file_is_called(tmp_path: Path, part: str, suffix: str) -> None:
+    parts = {name: one for name, one in PARTS.items() if one != part}
+    assert maker().check(unsigned(tmp_path, PARTS), True) is None  # type: ignore[func-returns-value]
+    name = STEM + ".other" + suffix
+    (tmp_path / name).write_bytes(gzip.compress(HOSTILE_TEXT.encode()))
+    with pytest.raises(Refused, match="changes the server"):
+        maker().check(unsigned(tmp_path, {**parts, name: part}), True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({STEM + ".second": "postgres"}, "two files that are its postgres"),
+        ({STEM + ".second": "globals"}, "two files that are its globals"),
+        ({STEM + ".more": "database other"}, "a part 'database other', which no backup has"),
+        ({STEM + ".more": "extensions of _supabase"}, "a part 'extensions of _supabase', which no backup has"),
+        ({STEM + ".globals.sql.gz": "passwords", STEM + ".passwords.sql.gz": "config"}, "no globals"),
+    ],
+)
+def test_parts_that_no_backup_has_are_refused(tmp_path: Path, change: Dict[str, str], said: str) -> None:
+    with pytest.raises(IntegrityFailed, match=re.escape(said)):
+        maker().check(unsigned(tmp_path, {**PARTS, **change}), True)
+
+
+@pytest.mark.parametrize("more", [{"format": "other"}, {"format": None}, {"databases": ["postgres"]}])
+def test_a_manifest_that_does_not_say_what_it_holds_is_refused(tmp_path: Path, more: Dict[str, Any]) -> None:
+    with pytest.raises(IntegrityFailed, match="does not say what it holds"):
+        maker().check(unsigned(tmp_path, PARTS, **more), True)
+
+
+def test_a_dump_of_pg_restore_is_looked_into_later(tmp_path: Path) -> None:
+    """By pg_restore in the scratch container; what else is loaded is looked into as ever."""
+    (tmp_path / (STEM + ".sql.gz")).write_bytes(b"PGDMP")
+    backup = unsigned(tmp_path, PARTS, format="custom")
+    maker().check(backup, True)
+    (tmp_path / (STEM + ".extensions.sql.gz")).write_bytes(gzip.compress(HOSTILE_TEXT.encode()))
+    with pytest.raises(Refused):
+        maker().check(unsigned(tmp_path, PARTS, format="custom"), True)
+
+
+class Printing:
+    """Stands in for a server: whatever is started in it prints the same, and ends with the same status."""
+
+    def __init__(self, text: str, code: int = 0, seconds: float = 0) -> None:
+        self.text, self.code, self.seconds = text, code, seconds
+        self.asked: List[str] = []
+
+    def popen(self, command: List[str], stdin: Any, stdout: Any, stderr: Any) -> subprocess.Popen[bytes]:
+        self.asked = command
+        line = ["sh", "-c", 'printf %s "$1"; echo why >&2; sleep {0}; exit {1}'.format(self.seconds, self.code)]
+        return subprocess.Popen(
+            [*line, "sh", self.text], stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
+        )
+
+
+def look_into(directory: Path, server: Any, timeout: float = 60) -> None:
+    path = directory / (STEM + ".dump")
+    path.write_bytes(b"PGDMP")
+    nothing: Any = None
+    _materialise.Materialiser(nothing, nothing, "", timeout)._scan_custom(server, str(path))
+
+
+def test_the_text_of_a_dump_of_pg_restore_is_looked_into(tmp_path: Path) -> None:
+    server = Printing(HARMLESS_TEXT * 2000)
+    look_into(tmp_path, server)
+    assert server.asked == ["pg_restore", "-f", "-"]
+    with pytest.raises(Refused, match="dump, line 2001: "):
+        look_into(tmp_path, Printing(HARMLESS_TEXT * 2000 + HOSTILE_TEXT + HARMLESS_TEXT * 9000))
+    with pytest.raises(_database.DatabaseFailed, match="why"):
+        look_into(tmp_path, Printing(HARMLESS_TEXT, code=1))
+    with pytest.raises(_database.DatabaseFailed):
+        look_into(tmp_path, Printing(HARMLESS_TEXT, seconds=20), 0.2)
+
+
+KEY, OTHER_KEY = "5a" * 32, "6b" * 32
+
+
+def configuration(directory: Path, files: Mapping[str, str], signed: bool) -> Backup:
+    """A backup of which the configuration holds these files of the server."""
+    source = directory / "source"
+    for name, text in files.items():
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    path = directory / (STEM + ".config.tar.gz")
+    with path.open("wb") as stream:
+        contents = _archive.pack(stream, [("volumes/db/custom", str(source))])
+    manifest = {
+        "parts": {path.name: {"part": "config", "size": 0, "sha256": ""}},
+        "archives": {"config": contents.as_dict()},
+    }
+    return Backup(str(directory), STEM, manifest, signed)
+
+
+def prepared(directory: Path, backup: Backup) -> Tuple[Dict[str, str], _materialise.Outcome]:
+    """What the directory of the server's configuration holds once it was filled, the instance having its own."""
+    live, custom = directory / "live", directory / "custom"
+    custom.mkdir()
+    (live / "conf.d").mkdir(parents=True)
+    (live / "conf.d" / "mine.conf").write_text("work_mem = 5MB\n")
+    (live / "pgsodium_root.key").write_text(OTHER_KEY)
+    os.chmod(live / "pgsodium_root.key", 0o400)
+    place = _materialise.Target(mock.Mock(), str(directory / "data"), str(custom), str(live))
+    outcome = _materialise.Outcome()
+    one = maker()
+    one._engine = mock.Mock(directory_of_image=lambda _image, _path: None)
+    one._prepare_custom(backup, place, "image")
+    one._unpack(backup, place, outcome)
+    return {str(path.relative_to(custom)): path.read_text() for path in custom.rglob("*") if path.is_file()}, outcome
+
+
+EVIL = {"conf.d/evil.conf": "archive_command = 'id'\n", "read-replica.conf": "x = y\n"}
+
+
+def test_only_the_key_is_taken_from_the_configuration_of_an_unsigned_backup(tmp_path: Path) -> None:
+    backup = configuration(tmp_path, {**EVIL, "pgsodium_root.key": KEY}, False)
+    found, outcome = prepared(tmp_path, backup)
+    assert found == {"conf.d/mine.conf": "work_mem = 5MB\n", "pgsodium_root.key": KEY}
+    assert (tmp_path / "custom" / "pgsodium_root.key").stat().st_mode & 0o777 == 0o400
+    assert outcome.differences == [] and "only the Vault root key was taken" in outcome.notes[0]
+
+
+def test_the_configuration_of_a_signed_backup_comes_back(tmp_path: Path) -> None:
+    files = {**EVIL, "pgsodium_root.key": KEY}
+    found, outcome = prepared(tmp_path, configuration(tmp_path, files, True))
+    assert found == files and outcome.differences == [] and outcome.notes == []
+
+
+def test_an_unsigned_backup_without_a_key_leaves_the_one_that_is_there(tmp_path: Path) -> None:
+    found, outcome = prepared(tmp_path, configuration(tmp_path, EVIL, False))
+    assert found == {"conf.d/mine.conf": "work_mem = 5MB\n", "pgsodium_root.key": OTHER_KEY}
+    assert outcome.differences == []
+
+
+@pytest.mark.parametrize("text", ["", KEY + "\n", KEY[:-1], KEY + "0", "g" * 64, "$(id)", "é" * 32])
+def test_what_is_no_key_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(IntegrityFailed, match="64 hexadecimal digits"):
+        prepared(tmp_path, configuration(tmp_path, {"pgsodium_root.key": text}, False))
+
+
+def test_a_directory_or_a_link_is_no_key(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityFailed):
+        prepared(tmp_path, configuration(tmp_path, {"pgsodium_root.key/below": KEY}, False))
+    for place in ("source", "live", "custom"):
+        shutil.rmtree(tmp_path / place)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "pgsodium_root.key").symlink_to("/etc/passwd")
+    found, _outcome = prepared(tmp_path, configuration(tmp_path, {}, False))
+    assert found["pgsodium_root.key"] == OTHER_KEY
+
+
+def test_every_filesystem_is_synced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = {"/new/data": 1, "/new/custom": 1, "/disk/storage": 2, "/new/functions": 1, "/other/snippets": 3}
+    synced: List[str] = []
+    monkeypatch.setattr(_materialise, "sync_filesystem", synced.append)
+    monkeypatch.setattr(os, "stat", lambda path: mock.Mock(st_dev=devices[path]))
+    maker()._sync(target(storage="/disk/storage", functions="/new/functions", snippets="/other/snippets"))
+    monkeypatch.undo()
+    assert sorted(devices[path] for path in synced) == [1, 2, 3]
 
 
 # Roles and passwords
@@ -365,6 +573,24 @@ def test_what_is_no_difference() -> None:
     assert len(_fingerprint.differences(fingerprint(), fingerprint(**theirs))) == 3
     ahead = {"public.s": [10, 3], "public.down": [-9, -1], "public.new": [1, 1]}
     assert _fingerprint.differences(fingerprint(), fingerprint(sequences=ahead)) == []
+
+
+def test_rows_of_an_extension_of_another_version_are_counted() -> None:
+    """Their hash is another one when the columns are; rows that are missing are missing."""
+    newer = {"pgcrypto": ["1.4", "extensions", "supabase_admin"]}
+
+    def said(before: Any, after: Any) -> List[str]:
+        expected, found = fingerprint(), fingerprint(extensions=newer)
+        for one, row in ((expected, before), (found, after)):
+            one["tables"] = {**one["tables"], **({} if row is None else {"x.jobs": [row, str(row) + "h", "pgcrypto"]})}
+        found["tables"].get("x.jobs", [0, ""])[1] = "other"
+        return _fingerprint.differences(expected, found)
+
+    words = "table x.jobs of extension pgcrypto, which is another version now, "
+    assert said(5, 5) == [] and said(0, 3) == [] and said(None, 3) == [] and said(0, None) == []
+    assert said(5, 4) == [words + "has 4 rows instead of 5"]
+    assert said(5, 6) == [words + "has 6 rows instead of 5"]
+    assert said(5, None) == [words + "is missing"]
 
 
 def test_all_differences_are_said() -> None:

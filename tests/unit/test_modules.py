@@ -8,6 +8,7 @@ in for Docker.
 from __future__ import annotations
 
 import ast
+import errno
 import functools
 import importlib
 import json
@@ -21,9 +22,17 @@ import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.multibase.supabase.plugins.module_utils import _compose, _engine
+from ansible_collections.multibase.supabase.plugins.module_utils import (
+    _backup,
+    _backup_job,
+    _compose,
+    _engine,
+    _restore,
+    _restore_journal,
+)
 from ansible_collections.multibase.supabase.plugins.module_utils._engine import Engine
-from ansible_collections.multibase.supabase.plugins.module_utils._errors import EngineUnavailable
+from ansible_collections.multibase.supabase.plugins.module_utils._errors import EngineUnavailable, IntegrityFailed
+from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
 from ansible_collections.multibase.supabase.plugins.module_utils._settings import SETTINGS
 from unit.support import (
     PLUGINS,
@@ -494,3 +503,55 @@ def test_information_about_a_damaged_instance(tmp_path: Path, capsys: pytest.Cap
     ended = run("instance_info", {"root": str(tmp_path)}, capsys)
     assert ended.code == 0
     assert [entry["state"] for entry in ended.result["instances"]] == ["damaged", "unknown"]
+
+
+# Backups and restores
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 14),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 14),
+        (OSError(errno.EACCES, "Permission denied"), 1),
+        (IntegrityFailed("changed"), 18),
+    ],
+)
+def test_modules_return_the_exit_status_of_the_hosts_tool(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+) -> None:
+    docker = FakeDocker()
+    for state, method in (("restored", "restore"), ("rolled_back", "rollback"), ("recovered", "recover")):
+        with mock.patch.object(_restore.RestoreRun, method, side_effect=error):
+            ended = run("restore", {"root": str(tmp_path), "name": "acme", "state": state}, capsys, docker)
+        assert ended.code == 1 and ended.result["exit_code"] == code
+    for state, function in (("verified", "verify"), ("taken", "run")):
+        with mock.patch.object(_backup_job, function, side_effect=error), mock.patch.object(Layout, "known"):
+            ended = run("backup", {"root": str(tmp_path), "instances": ["acme"], "state": state}, capsys, docker)
+        (result,) = ended.result["results"]
+        assert ended.code == 1 and result["failed"] and result["exit_code"] == code
+
+
+def test_a_killed_restore_is_no_longer_written_to_when_its_directories_go(tmp_path: Path) -> None:
+    """Its scratch container goes on by itself: it is removed first."""
+    layout = Layout(str(tmp_path))
+    journal = _restore_journal.Journal("acme", "stem", "building")
+    _restore_journal.write(layout, journal, "building")
+    nothing: Any = None
+    done: List[str] = []
+
+    class Enough(Exception):
+        """The rest is about the backup itself."""
+
+    def discard(*_arguments: Any) -> None:
+        done.append(str(_restore_journal.pending(layout, "acme")))
+
+    stack = mock.Mock()
+    stack.name = "acme"
+    with (
+        mock.patch.object(_backup, "discard_left_over", discard),
+        mock.patch.object(_backup, "find_database", side_effect=Enough),
+        pytest.raises(Enough),
+    ):
+        _backup.BackupRun(layout, nothing, nothing, "", _backup.Options())._take(stack)
+    assert done[0] == "building" and _restore_journal.pending(layout, "acme") is None

@@ -35,7 +35,10 @@ root = parameters["root"]
 with open(os.path.join(root, "calls.jsonl"), "a") as stream:
     stream.write(json.dumps(dict(parameters, module={module!r})) + "\\n")
 with open(os.path.join(root, "instances.json")) as stream:
-    instances = [{{"name": name, "state": state}} for name, state in json.load(stream).items()]
+    instances = [
+        dict(more if isinstance(more, dict) else {{"state": more}}, name=name)
+        for name, more in json.load(stream).items()
+    ]
 results = [{{"name": one["name"], "state": "present", "actions": []}} for one in instances]
 print(json.dumps({{"changed": False, "instances": instances, "results": results}}))
 """
@@ -243,6 +246,50 @@ def test_credentials_come_from_the_host_that_has_the_instance(fleet: Fleet) -> N
     assert "it is there already" in fleet.failure()
     assert fleet.run("credentials", {**variables, "multibase_credentials_force": "true"}, {"h2": []}).returncode == 0
     assert file.read_text().startswith("Instance\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "record", "told_of"),
+    [
+        ("h1", "running", {"digest": "abc"}, "beta is on h1 already"),
+        ("h1", "created", None, "beta is on h1 already"),
+        ("h2", "running", None, "beta is on h2 already"),
+        ("h1", {"state": "created", "labels": {"copy-of": "other"}}, None, "beta is on h1 already"),
+        ("h2", {"state": "created", "labels": {"copy-of": "acme"}}, None, "beta is on h2 already"),
+        ("h1", {"state": "running", "labels": {"copy-of": "acme"}}, {"digest": "abc"}, "beta is on h1 already"),
+        ("h1", {"state": "created", "labels": {"copy-of": "acme"}}, None, ""),
+        ("h1", {"state": "stopped", "labels": {"copy-of": "acme"}}, {"digest": "", "wanted": "running"}, ""),
+        ("h1", None, None, ""),
+    ],
+)
+def test_a_copy_replaces_no_instance_but_what_an_interrupted_run_of_it_left(
+    told: Fleet, host: str, target: Any, record: Any, told_of: str
+) -> None:
+    for one in ("h1", "h2"):
+        known: Dict[str, Any] = {"acme": "running"} if one == "h1" else {}
+        if one == host and target is not None:
+            known["beta"] = target
+        (told.root(one) / "instances.json").write_text(json.dumps(known))
+        (told.root(one) / "state").mkdir()
+    if record is not None:
+        (told.root(host) / "state" / "beta.json").write_text(json.dumps(record))
+    done = told.run("restore", {"multibase_limit": "acme", "multibase_restore_into": "beta"}, {"h1": [], "h2": []})
+    created, restored = told.calls("h1", "instance"), told.calls("h1", "restore")
+    if told_of:
+        assert done.returncode == 2, done.stdout
+        assert told_of + ", and a copy replaces nothing" in told.failure()
+        assert created == restored == []
+        return
+    assert [(call["name"], call["source"]) for call in restored] == [("beta", "acme")], done.stdout
+    (instance,) = created[0]["instances"]
+    assert (instance["name"], instance["labels"]) == ("beta", {"copy-of": "acme"})
+
+
+def test_a_copy_of_an_instance_into_itself_is_none(told: Fleet) -> None:
+    done = told.run("restore", {"multibase_limit": "acme", "multibase_restore_into": "acme"}, {"h1": [], "h2": []})
+    assert done.returncode == 2, done.stdout
+    assert "acme is the source itself: leave multibase_restore_into out to restore it" in told.failure()
+    assert told.calls("h1", "instance") == told.calls("h1", "restore") == []
 
 
 def test_an_instance_without_a_name_is_one_of_the_mistakes_that_are_told(fleet: Fleet) -> None:

@@ -190,7 +190,8 @@ class BackupRun:
         pending = _restore_journal.pending(self._layout, name)
         journal = _restore_journal.read(self._layout, name)
         if journal is not None and pending == "building":
-            # Nothing that is in use was touched yet.
+            # Nothing that is in use was touched yet. Its scratch container goes first: it may be writing there still.
+            discard_left_over(self._layout, self._engine, name)
             _restore_journal.undone(self._layout, journal)
         elif pending:
             raise Refused(

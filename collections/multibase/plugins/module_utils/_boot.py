@@ -96,10 +96,10 @@ def decide(wanted: Optional[str], phase: Optional[str], containers: Sequence[Con
     ``wanted`` is what was recorded, ``phase`` that of an interrupted restore. An instance whose record was lost but
     which has containers was started once.
     """
-    if phase in ("swapping", "swapped"):
+    if phase in _restore_journal.EXCHANGING:
         return Decision(
             INTERRUPTED_RESTORE,
-            "a restore was interrupted; nothing was done. Undo it with: multibase-host recover, or "
+            "a restore was interrupted; nothing was done. Finish or undo it with: multibase-host recover, or "
             "./multibase restore NAME --recover",
             ManualActionNeeded.exit_code,
         )

@@ -189,8 +189,12 @@ def rewrite_manifest(layout: Layout, backup: Backup, manifest: Mapping[str, Any]
     replace_file(os.path.join(backup.directory, backup.stem + MANIFEST), signed_bytes(layout, manifest), 0o600)
 
 
-def read(layout: Layout, directory: str, stem: str) -> Backup:
-    """Read a backup's manifest. Raises IntegrityFailed when it is not one, UnknownInstance when there is none."""
+def read(layout: Layout, directory: str, stem: str, instance: Optional[str] = None) -> Backup:
+    """Read a backup's manifest. Raises IntegrityFailed when it is not one, UnknownInstance when there is none.
+
+    ``instance`` is whose backup it must be: that after which the directory is called, unless it is said. A backup in
+    the directory of another instance would bring that one's data under a wrong name, signature and all.
+    """
     path = os.path.join(directory, stem + MANIFEST)
     try:
         with open(path, encoding="utf-8") as stream:
@@ -205,6 +209,15 @@ def read(layout: Layout, directory: str, stem: str) -> Backup:
     if manifest.get("schema") != SCHEMA:
         raise IntegrityFailed(
             "{0} has schema {1!r}; this version of Multibase reads {2}".format(path, manifest.get("schema"), SCHEMA)
+        )
+    expected = os.path.basename(os.path.abspath(directory)) if instance is None else instance
+    if manifest.get("instance") != expected:
+        whose = str(manifest.get("instance"))
+        raise IntegrityFailed(
+            "{0} is of instance {1!r}, not of {2}: move the files of this backup to {3}, and restore it from there "
+            "with multibase-host restore {2} {4} --from {1}".format(
+                path, whose, expected, layout.backups(os.path.basename(whose)), stem
+            )
         )
     _check_parts(manifest.get("parts"), stem, path)
     given = str(manifest.get("signature", "")).encode("utf-8", "surrogatepass")

@@ -231,7 +231,7 @@ def fetch(
         raise InvalidInput(["backup {0} of instance {1} is on this host already".format(stem, name)])
     with _staging(directory) as staging:
         _offsite.fetch(source.target, name, stem, staging, timeout)
-        copy = _catalogue.read(layout, staging, stem)
+        copy = _catalogue.read(layout, staging, stem, name)
         parts: Dict[str, Dict[str, Any]] = {}
         for file, about in sorted(copy.manifest["parts"].items()):
             plain = file

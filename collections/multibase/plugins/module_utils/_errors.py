@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import List, Sequence
 
 
@@ -111,3 +112,10 @@ class Refused(MultibaseError):
     """What was asked for would lose data or trust what cannot be trusted."""
 
     exit_code = 21
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit status that stands for an error, one of the system's included: a full disk is one of ours."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace.exit_code
+    return int(getattr(error, "exit_code", 1))

@@ -19,17 +19,18 @@ import secrets
 import subprocess
 import tarfile
 import tempfile
+import threading
 import time
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, cast
 
 from . import _archive, _catalogue, _database, _fingerprint
 from ._compose import Compose
 from ._database import SUPERUSER, DatabaseFailed, Server, end, quote_identifier, quote_literal
 from ._engine import SCRATCH_LABEL, Engine
 from ._errors import ComposeFailed, EngineUnavailable, IntegrityFailed, NoSpace, Refused, VerificationFailed
-from ._publish import sync_filesystem
+from ._publish import sync_filesystem, write_new
 from ._sql_lines import Scanner
 from ._stacks import Stack, redact
 
@@ -39,8 +40,14 @@ SERVICE_ROLES = (
     "authenticator", "pgbouncer", "postgres", "supabase_admin", "supabase_auth_admin", "supabase_functions_admin",
     "supabase_storage_admin",
 )  # fmt: skip
+# Parts that nothing executes: roles' passwords are read line by line, the others are unpacked.
+_NO_SQL = ("passwords", "storage", "functions", "config")
 DATA_TARGET = "/var/lib/postgresql/data"
 CUSTOM_TARGET = "/etc/postgresql-custom"
+_KEY_FILE = "pgsodium_root.key"
+# Where the key of an unsigned backup waits to be looked at, in the directory that is not in use yet.
+_INCOMING_KEY = ".multibase-incoming.key"
+_KEY = re.compile(rb"[0-9A-Fa-f]{64}\Z")
 _POLL_SECONDS = 0.3
 _STOP_SECONDS = 300
 # About four times max_wal_size, which the server may exceed.
@@ -100,6 +107,13 @@ set -o pipefail
    gzip -dc | sed -e '1,{head}{{/^\\restrict {key}$/d}}' -e '/^\\unrestrict {key}$/d'
 }} | {psql} --single-transaction
 """
+# The same for a dump in pg_restore's format, which is told the key that it restricts psql with.
+_LOAD_AS_TEXT = r"""
+set -o pipefail
+{{ printf '%s\n' '{guard}'
+   pg_restore --restrict-key={key} -f - | sed -e '1,{head}{{/^\\restrict {key}$/d}}' -e '/^\\unrestrict {key}$/d'
+}} | {psql} --single-transaction
+"""
 _HEAD_LINES = 10
 _OWN_KEY = re.compile(rb"\\restrict ([A-Za-z0-9]{16,})\n")
 
@@ -112,10 +126,10 @@ Held = Tuple[str, str]
 class Target:
     """The instance that a backup is materialised for, and the directories that it is materialised into.
 
-    ``custom`` is filled from the backup when it holds one, else copied from ``live_custom`` of the instance, else from
-    the image, as Docker does with a named volume. ``same_instance`` says whether the backup is of this very instance:
-    only then do passwords of further roles come from it. ``settle`` is done to the new databases after they were
-    compared; it returns what it held back.
+    ``custom`` is filled from the backup when it holds one and this host signed it, else copied from ``live_custom`` of
+    the instance, else from the image, as Docker does with a named volume. ``same_instance`` says whether the backup is
+    of this very instance: only then do passwords of further roles come from it. ``settle`` is done to the new databases
+    after they were compared; it returns what it held back.
     """
 
     stack: Stack
@@ -142,6 +156,31 @@ class Outcome:
 def part_of(database: str) -> str:
     """Return what the part of a backup is called that holds a database."""
     return database if database in DATABASES else "database " + database
+
+
+def loaded_parts(backup: _catalogue.Backup) -> List[str]:
+    """Return the parts of a backup of unknown origin that are loaded as SQL, but for dumps in pg_restore's format.
+
+    Raises IntegrityFailed for parts that no backup has, that it has twice, or without which it is none: what is loaded
+    must be what was looked into.
+    """
+    manifest = backup.manifest
+    databases = manifest.get("databases")
+    if manifest.get("format") not in ("plain", "custom") or not isinstance(databases, dict):
+        raise IntegrityFailed("the manifest of backup {0} does not say what it holds".format(backup.stem))
+    dumps = [part_of(database) for database in databases]
+    extensions = ["extensions of " + part for part in dumps]
+    parts = [str(about["part"]) for about in manifest["parts"].values()]
+    wrong = [
+        "two files that are its {0}".format(part) for part in sorted({one for one in parts if parts.count(one) > 1})
+    ]
+    known = {"globals", *dumps, *extensions, *_NO_SQL}
+    wrong += ["a part {0!r}, which no backup has".format(part) for part in sorted(set(parts) - known)]
+    wrong += ["no {0}".format(part) for part in ("globals", *dumps) if part not in parts]
+    if wrong:
+        raise IntegrityFailed("the manifest of backup {0} names {1}".format(backup.stem, "; ".join(wrong)))
+    loaded = ["globals", *(dumps if manifest["format"] == "plain" else []), *extensions]
+    return [part for part in loaded if part in parts]
 
 
 def discard_scratch(engine: Engine, name: str) -> int:
@@ -186,13 +225,9 @@ class Materialiser:
             )
         _catalogue.check_files(backup)
         if not backup.signed:
-            if backup.manifest["format"] != "plain":
-                raise Refused(
-                    "backup {0} was not signed and is no plain SQL: it cannot be looked into".format(backup.stem)
-                )
-            for name, about in backup.manifest["parts"].items():
-                if name.endswith(".sql.gz") and about["part"] != "passwords":
-                    scan(os.path.join(backup.directory, name))
+            # By part, as it is loaded, and never by name: the manifest says what a file is called.
+            for part in loaded_parts(backup):
+                scan(backup.path(part))
 
     def run(self, backup: _catalogue.Backup, target: Target, passwords: Mapping[str, str]) -> Outcome:
         """Materialise a backup into the directories of ``target`` (which exist and are empty) and compare it.
@@ -219,11 +254,19 @@ class Materialiser:
             outcome.evidence["server_version"] = version
             if target.settle is not None and not outcome.differences:
                 outcome.held = target.settle(server)
-        sync_filesystem(target.data)
+        self._sync(target)
         outcome.evidence["seconds"] = round(time.monotonic() - started, 1)
         return outcome
 
     # Steps
+
+    @staticmethod
+    def _sync(target: Target) -> None:
+        """Bring everything to the disk before anything old is replaced: a part may lie on a filesystem of its own."""
+        every = (target.data, target.custom, target.storage, target.functions, target.snippets)
+        by_device = {os.stat(path).st_dev: path for path in every if path is not None}
+        for path in by_device.values():
+            sync_filesystem(path)
 
     def _service(self, stack: Stack) -> Dict[str, Any]:
         """Return the resolved Compose service of an instance's database. Raises Refused, ComposeFailed."""
@@ -256,7 +299,7 @@ class Materialiser:
 
     def _prepare_custom(self, backup: _catalogue.Backup, target: Target, image: str) -> None:
         """Fill the directory of the server's own configuration where the backup does not; give it its owner."""
-        fill = not backup.has("config")
+        fill = not _brings_configuration(backup)
         if fill and os.path.isdir(target.live_custom) and os.listdir(target.live_custom):
             command = ["cp", "--archive", target.live_custom + "/.", target.custom]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -286,13 +329,20 @@ class Materialiser:
                 continue
             self._say("unpacking {0}".format(part))
             wanted = {prefix: path for prefix, path in prefixes.items() if path is not None}
+            if part == "config" and not _brings_configuration(backup):
+                wanted = {"volumes/db/custom/" + _KEY_FILE: os.path.join(target.custom, _INCOMING_KEY)}
             path = backup.path(part)
             with open(path, "rb") as stream:
                 found = _archive.unpack(stream, wanted, os.path.basename(path))
             if found.as_dict() != backup.manifest["archives"][part]:
                 outcome.differences.append("{0} holds other files than when it was written".format(part))
             outcome.evidence[part] = found.files
-        key = os.path.join(target.custom, "pgsodium_root.key")
+        if backup.has("config") and not _brings_configuration(backup):
+            take_key(target.custom)
+            outcome.notes.append(
+                "this host did not sign the backup: of the configuration in it only the Vault root key was taken"
+            )
+        key = os.path.join(target.custom, _KEY_FILE)
         expected = backup.manifest.get("vault_key_sha256")
         if expected and (not os.path.exists(key) or _catalogue.file_sha256(key) != expected):
             if backup.has("config"):
@@ -361,6 +411,11 @@ class Materialiser:
                 "the database image's psql cannot be kept from running programs that a dump names, so a backup that "
                 "this host did not sign is not loaded with it"
             )
+        if not backup.signed and backup.manifest["format"] == "custom":
+            # All of them before any is loaded.
+            for database in backup.manifest["databases"]:
+                self._say("looking into the dump of database {0}".format(database))
+                self._scan_custom(server, backup.path(part_of(database)))
         self._say("creating roles")
         with gzip.open(backup.path("globals"), "rb") as stream:
             text = stream.read().decode("utf-8")
@@ -374,8 +429,10 @@ class Materialiser:
             create = _database.superuser_sql(demoted, True) + _database.create_sql(database, about["create"])
             server.script("template1", create, 300)
             part = part_of(database)
-            if backup.manifest["format"] == "custom":
+            if backup.manifest["format"] == "custom" and backup.signed:
                 self._load_custom(server, database, backup.path(part))
+            elif backup.manifest["format"] == "custom":
+                self._load_as_text(server, database, backup.path(part))
             else:
                 self._load_plain(server, database, backup.path(part))
             if backup.has("extensions of " + part):
@@ -450,6 +507,40 @@ class Materialiser:
                    "--single-transaction"]  # fmt: skip
         self._load(server, command, path)
 
+    def _load_as_text(self, server: Server, database: str, path: str) -> None:
+        """Load a dump in pg_restore's format as the text that was looked into, and as a plain one is loaded.
+
+        Left to itself, pg_restore sends each entry of its list as it stands; one that begins a COPY would hide those
+        that follow from whoever reads the text.
+        """
+        command = _LOAD_AS_TEXT.format(
+            guard="\\restrict " + secrets.token_hex(16),
+            key=secrets.token_hex(16),
+            head=_HEAD_LINES,
+            psql=" ".join(Server.psql(database)),
+        )
+        self._load(server, ["bash", "-c", command], path)
+
+    def _scan_custom(self, server: Server, path: str) -> None:
+        """Look into a dump in pg_restore's format, as ``scan`` does; it is taken apart in the scratch container.
+
+        Raises Refused naming the line of the text that it is, DatabaseFailed when it is no such dump.
+        """
+        name = os.path.basename(path)
+        with open(path, "rb") as source, tempfile.TemporaryFile() as errors:
+            process = server.popen(["pg_restore", "-f", "-"], source.fileno(), subprocess.PIPE, errors)
+            late = threading.Timer(self._timeout, process.kill)
+            late.start()
+            try:
+                # To the end of what it prints, or it would wait for us.
+                _scan(iter(cast("IO[bytes]", process.stdout).readline, b""), name)
+                code = process.wait()
+            finally:
+                late.cancel()
+                end(process)
+            if code != 0:
+                raise DatabaseFailed("looking into {0}: {1}".format(name, _database.last_words(errors)))
+
     def _load(self, server: Server, command: Sequence[str], path: str) -> None:
         with open(path, "rb") as source, tempfile.TemporaryFile() as errors:
             process = server.popen(command, source.fileno(), subprocess.DEVNULL, errors)
@@ -485,6 +576,39 @@ class Materialiser:
             backup.manifest["roles"], server.json("postgres", _fingerprint.ROLES)
         )
         outcome.evidence.update(tables=tables, rows=rows, databases=sorted(backup.manifest["databases"]))
+
+
+def _brings_configuration(backup: _catalogue.Backup) -> bool:
+    """Whether the server's own configuration comes from the backup.
+
+    One setting in it, as ``archive_command``, runs programs in the live container: it is believed only when this host
+    signed it.
+    """
+    return backup.signed and backup.has("config")
+
+
+def take_key(custom: str) -> None:
+    """Put the Vault root key of an unsigned backup in place: its digits and nothing else, with our owner and mode.
+
+    Raises IntegrityFailed when what the backup has under this name is no such key.
+    """
+    incoming, key = os.path.join(custom, _INCOMING_KEY), os.path.join(custom, _KEY_FILE)
+    if not os.path.lexists(incoming):
+        return
+    with open(incoming, "rb") as stream:
+        digits = stream.read(65)
+    os.unlink(incoming)
+    if not _KEY.match(digits):
+        raise IntegrityFailed(
+            "the Vault root key in the backup is not 64 hexadecimal digits; nothing was taken from the backup"
+        )
+    owner, mode = os.stat(custom), 0o600
+    if os.path.lexists(key):
+        owner = os.lstat(key)
+        mode = owner.st_mode & 0o777
+        os.unlink(key)
+    write_new(key, digits, mode)
+    os.chown(key, owner.st_uid, owner.st_gid)
 
 
 def scratch_options(

@@ -154,6 +154,7 @@ class RestoreRun:
                 self._clock() + self._options.keep_days * 86400,
                 rollback=True,
             )
+            _restore_journal.succeeding(journal, back)
             self._exchange(stack, back, result)
             result.seconds = time.monotonic() - started
             return result
@@ -232,8 +233,8 @@ class RestoreRun:
             _restore_journal.undone(self._layout, journal)
             return False
         with _lock.exclusive(self._layout.lock(stack.name), self._options.lock_timeout):
-            ran = journal.phase == "swapped"
-            if ran:
+            # What lies where is asked too: a journal could not be written when the disk was full.
+            if journal.phase == "swapped" and _restore_journal.swapped(journal.exchanges):
                 self._say("finishing an interrupted restore")
                 try:
                     self._start(stack, journal.services)
@@ -245,11 +246,23 @@ class RestoreRun:
                     _restore_journal.let_go_of_previous(self._layout, journal)
                     return True
             self._say("undoing an interrupted restore")
-            self._stop(stack, users(stack, journal))
-            _restore_journal.unswap(journal.exchanges)
-            self._start(stack, journal.services)
-            _restore_journal.undone(self._layout, journal, ran)
+            self._undo(stack, journal)
+            _restore_journal.undone(self._layout, journal)
         return False
+
+    def _undo(self, stack: Stack, journal: Journal) -> None:
+        """Put the old data back, and start what ran on it.
+
+        The journal says so first: killed halfway, some directories are new and some old, and whoever took that for an
+        exchange that only waits to be proven would start the database on a mixture.
+        """
+        journal.ran = journal.ran or journal.phase == "swapped"
+        # On a disk that is full nothing can be written, and going back is what gives room; what lies where tells then.
+        with contextlib.suppress(OSError):
+            _restore_journal.write(self._layout, journal, "undoing")
+        self._stop(stack, users(stack, journal))
+        _restore_journal.unswap(journal.exchanges)
+        self._start(stack, journal.services)
 
     def _restore(self, stack: Stack, backup: _catalogue.Backup, result: Restored) -> Restored:
         started = time.monotonic()
@@ -257,9 +270,6 @@ class RestoreRun:
         maker = self._maker()
         maker.check(backup, self._options.trust_unsigned)
         exchanges = self._plan(stack, backup)
-        previous = _restore_journal.read(self._layout, stack.name)
-        if previous is not None and previous.phase != "done":
-            previous = None
         services = sorted({service for part in exchanges for service in _USERS[part]} & stack.services)
         journal = Journal(
             stack.name,
@@ -269,8 +279,8 @@ class RestoreRun:
             services,
             _iso(self._clock()),
             self._clock() + self._options.keep_days * 86400,
-            previous=_restore_journal.as_dict(previous) if previous is not None else None,
         )
+        _restore_journal.succeeding(_restore_journal.read(self._layout, stack.name), journal)
         _restore_journal.write(self._layout, journal, "building")
         try:
             self._build(stack, backup, exchanges, same, maker, result, journal)
@@ -371,10 +381,14 @@ class RestoreRun:
                 self._stop(stack, users(stack, journal))
                 _restore_journal.swap(journal.exchanges)
                 _restore_journal.write(self._layout, journal, "swapped")
-                if "db" in running:
-                    self._start(stack, journal.services)
-                    result.pause_seconds = time.monotonic() - paused
-                    self._probe(stack, running)
+                self._start(stack, journal.services)
+                result.pause_seconds = time.monotonic() - paused
+                self._probe(stack, running)
+                if "db" not in running:
+                    result.notes.append(
+                        "the database did not run before and was not started: what was restored is as its manifest "
+                        "says, but nobody has asked it for data through the gateway"
+                    )
             except BaseException as error:
                 self._go_back(stack, journal, error)
             _restore_journal.write(self._layout, journal, "done")
@@ -386,17 +400,14 @@ class RestoreRun:
     def _go_back(self, stack: Stack, journal: Journal, error: BaseException) -> NoReturn:
         """Put the old data back and raise: RestoreFailed, or what ended us."""
         self._say("that did not work; going back")
-        ran = journal.phase == "swapped"
         try:
-            self._stop(stack, users(stack, journal))
-            _restore_journal.unswap(journal.exchanges)
-            self._start(stack, journal.services)
+            self._undo(stack, journal)
         except (MultibaseError, OSError) as second:
             raise ManualActionNeeded(
                 "the restore of instance {0} failed ({1}) and so did going back ({2}). The data that it had is in "
                 "{3}".format(stack.name, error, second, ", ".join(exchange.old for exchange in journal.exchanges))
             ) from second
-        _restore_journal.undone(self._layout, journal, ran)
+        _restore_journal.undone(self._layout, journal)
         if not isinstance(error, (MultibaseError, OSError)):
             raise error
         raise RestoreFailed(
@@ -448,7 +459,12 @@ class RestoreRun:
             time.sleep(_POLL_SECONDS)
 
     def _probe(self, stack: Stack, running: Sequence[str]) -> None:
-        """Wait until the services are well, and ask for data through the gateway as a client does, where both ran."""
+        """Wait until the services are well, and ask for data through the gateway as a client does, where both ran.
+
+        Nothing is asked where the database does not run: no service is well without it.
+        """
+        if "db" not in running:
+            return
         deadline = time.monotonic() + self._options.start_timeout
         while True:
             found = self._engine.containers(stack.project)

@@ -12,18 +12,20 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from ._errors import Refused, StateCorrupt
 from ._layout import Layout
 from ._publish import replace_file, sync_directory
 
 SCHEMA = 1
-# building: new directories are being made; swapping: renames are under way; swapped: the new data is in place but not
-# proven; done: it is proven and the old data is kept; undone: the old data is back; expired: what was kept is
-# being deleted.
 _CONFLICT = "{0}, {1} and {2} are all there; nobody can say which is which"
-UNFINISHED = ("building", "swapping", "swapped")
+# building: new directories are being made; swapping: renames are under way; swapped: the new data is in place but not
+# proven; undoing: the old data is being put back, which can only be gone on with; done: it is proven and the old data
+# is kept; undone: the old data is back; expired: what was kept is being deleted.
+EXCHANGING = ("swapping", "swapped", "undoing")
+"""Directories may be of two kinds: nothing may be started on them."""
+UNFINISHED = ("building", *EXCHANGING)
 
 
 @dataclass
@@ -45,8 +47,10 @@ class Journal:
 
     ``rollback`` says that the new directories are those that an earlier restore had kept: they are never discarded.
     ``previous`` is the journal of the restore before, whose kept data stays until this one is done. ``held`` are pairs
-    of words and statement, of what is switched off in a copy. ``failed`` are directories with data that services ran on
-    before a restore was undone: what was written then is kept as long as other data is.
+    of words and statement, of what is switched off in the new data, and ``held_kept`` in the data that it replaces.
+    ``ran`` says that services may have run on the new data. ``failed`` are directories with data that services ran on
+    before a restore was undone, and others that only wait to be deleted; ``until`` says until when each is kept (when
+    it does not, ``kept_until`` does).
     """
 
     name: str
@@ -60,6 +64,28 @@ class Journal:
     previous: Optional[Dict[str, Any]] = None
     held: List[List[str]] = field(default_factory=list)
     failed: List[str] = field(default_factory=list)
+    ran: bool = False
+    held_kept: List[List[str]] = field(default_factory=list)
+    until: Dict[str, float] = field(default_factory=dict)
+
+
+def succeeding(last: Optional[Journal], journal: Journal) -> Journal:
+    """Return ``journal``, of the next restore or rollback, with what the last one leaves to it.
+
+    What failed restores left is deleted when its own days are over, however many restores come in between.
+    """
+    if last is None:
+        return journal
+    doomed = [exchange.old for exchange in last.exchanges] if last.phase == "expired" else []
+    journal.failed = list(dict.fromkeys([*last.failed, *doomed]))
+    journal.until = {path: last.until.get(path, last.kept_until) for path in last.failed}
+    journal.until.update(dict.fromkeys(doomed, 0.0))
+    journal.held_kept = last.held
+    if journal.rollback:
+        journal.held = last.held_kept
+    elif last.phase == "done":
+        journal.previous = as_dict(last)
+    return journal
 
 
 def _from_dict(data: Dict[str, Any]) -> Journal:
@@ -110,51 +136,72 @@ def let_go_of_previous(layout: Layout, journal: Journal) -> None:
     write(layout, journal, "done")
 
 
-def undone(layout: Layout, journal: Journal, ran: bool = False) -> None:
+def undone(layout: Layout, journal: Journal) -> None:
     """Record that everything is as before a restore, after the old data is in place again.
 
-    What a restore had built is discarded, unless services ``ran`` on it: clients may have written there. What a
+    What a restore had built is discarded, unless services ran on it: clients may have written there. What a
     rollback would have brought back stays kept, and so does what the restore before kept.
     """
     if journal.rollback:
         journal.exchanges = [exchange.reversed() for exchange in journal.exchanges]
-        journal.rollback = False
+        journal.held, journal.held_kept = journal.held_kept, journal.held
+        journal.rollback = journal.ran = False
         write(layout, journal, "done")
         return
-    before = _from_dict(journal.previous) if journal.previous is not None else journal
-    phase = before.phase if journal.previous is not None else "undone"
-    if ran:
-        before.failed = [*before.failed, *(exchange.new for exchange in journal.exchanges)]
-        before.kept_until = max(before.kept_until, journal.kept_until)
+    before, phase = journal, "undone"
+    if journal.previous is not None:
+        before = _from_dict(journal.previous)
+        phase = before.phase
+        before.failed = list(dict.fromkeys([*before.failed, *journal.failed]))
+        before.until = {**before.until, **journal.until}
+    else:
+        # What is held in the new data is gone with it.
+        before.held, before.held_kept = journal.held_kept, []
+    if journal.ran:
+        new = [exchange.new for exchange in journal.exchanges]
+        before.failed = list(dict.fromkeys([*before.failed, *new]))
+        before.until = {**before.until, **dict.fromkeys(new, journal.kept_until)}
     else:
         for exchange in journal.exchanges:
             remove_tree(exchange.new)
+    before.ran = False
     write(layout, before, phase)
 
 
 def discard_outdated(layout: Layout, name: str, now: float) -> List[str]:
     """Delete what restores kept once its days are over; return the directories. The caller holds the data lock."""
-    gone = outdated(layout, name, now)
     journal = read(layout, name)
-    if journal is None or not gone:
+    kept, failed = _outdated(journal, now)
+    if journal is None or not kept + failed:
         return []
-    if journal.phase == "done":
+    if kept and journal.phase == "done":
         # From now on nobody rolls back to what is half deleted.
         write(layout, journal, "expired")
-    for path in gone:
+    for path in kept + failed:
         remove_tree(path)
-    journal.failed = []
+    journal.failed = [path for path in journal.failed if os.path.isdir(path)]
+    journal.until = {path: until for path, until in journal.until.items() if path in journal.failed}
+    if journal.phase == "expired":
+        journal.held_kept = []
     write(layout, journal, "undone" if journal.phase == "expired" else journal.phase)
-    return gone
+    return kept + failed
 
 
 def outdated(layout: Layout, name: str, now: float) -> List[str]:
     """Return the directories that ``discard_outdated`` would delete."""
-    journal = read(layout, name)
-    if journal is None or journal.phase in UNFINISHED or (now < journal.kept_until and journal.phase != "expired"):
-        return []
-    kept = [exchange.old for exchange in journal.exchanges] if journal.phase in ("done", "expired") else []
-    return [path for path in [*kept, *journal.failed] if os.path.isdir(path)]
+    kept, failed = _outdated(read(layout, name), now)
+    return kept + failed
+
+
+def _outdated(journal: Optional[Journal], now: float) -> Tuple[List[str], List[str]]:
+    """Return what was kept for a rollback, and what is of failed restores, of which the days are over."""
+    if journal is None or journal.phase in UNFINISHED:
+        return [], []
+    kept: List[str] = []
+    if journal.phase == "expired" or (journal.phase == "done" and now >= journal.kept_until):
+        kept = [exchange.old for exchange in journal.exchanges]
+    failed = [path for path in journal.failed if now >= journal.until.get(path, journal.kept_until)]
+    return [path for path in kept if os.path.isdir(path)], [path for path in failed if os.path.isdir(path)]
 
 
 def pending(layout: Layout, name: str) -> Optional[str]:
@@ -200,6 +247,14 @@ def unswap(exchanges: List[Exchange]) -> None:
             os.rename(exchange.live, exchange.new)
         os.rename(exchange.old, exchange.live)
         sync_directory(os.path.dirname(exchange.live))
+
+
+def swapped(exchanges: List[Exchange]) -> bool:
+    """Whether every new directory is in place and none is on its way back: only then can an exchange be finished."""
+    return all(
+        os.path.isdir(exchange.live) and os.path.isdir(exchange.old) and not os.path.lexists(exchange.new)
+        for exchange in exchanges
+    )
 
 
 def remove_tree(path: str) -> None:

@@ -312,12 +312,11 @@ class Runner:
             return services, before
         with self._locked(stack) as lock:
             phase = _restore_journal.pending(self._layout, stack.name)
-            if phase in ("swapping", "swapped"):
+            if phase in _restore_journal.EXCHANGING:
                 # Started now, services could run on data of two kinds.
                 raise ComposeFailed(
-                    "a restore of it was interrupted; undo that first: ./multibase restore {0} --recover".format(
-                        stack.name
-                    )
+                    "a restore of it was interrupted; finish or undo that first: "
+                    "./multibase restore {0} --recover".format(stack.name)
                 )
             # Read again: whoever held the lock may have done it, changed the files, or deleted the instance.
             stack = load_stack(self._layout, stack.name).holding(lock)

@@ -200,7 +200,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.multibase.supabase.plugins.module_utils import _backup, _backup_job, _engine, _retention
 from ansible_collections.multibase.supabase.plugins.module_utils._compose import Compose
-from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
+from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError, exit_code_of
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
 
 
@@ -268,7 +268,7 @@ def run(params, check_mode):
         except MultibaseError as error:
             result.update(failed=True, msg="instance {0}: {1}".format(name, error), exit_code=error.exit_code)
         except OSError as error:
-            result.update(failed=True, msg="instance {0}: {1}".format(name, error), exit_code=1)
+            result.update(failed=True, msg="instance {0}: {1}".format(name, error), exit_code=exit_code_of(error))
         results.append(result)
     return results
 

@@ -45,7 +45,8 @@ options:
     description:
       - V(restored) restores O(backup).
       - V(rolled_back) brings back what the last restore replaced; done twice, it is the restored data again.
-      - V(recovered) undoes a restore that was interrupted, if there is one. The other states do so first.
+      - V(recovered) ends a restore that was interrupted, if there is one. New data that is in place and works stays;
+        otherwise what was there is put back. The other states do so first.
       - V(released) switches on the cron jobs and webhooks that are held in a copy.
     type: str
     choices: [restored, rolled_back, recovered, released]
@@ -186,7 +187,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.multibase.supabase.plugins.module_utils import _engine, _restore
 from ansible_collections.multibase.supabase.plugins.module_utils._compose import Compose
-from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
+from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError, exit_code_of
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
 
 
@@ -249,7 +250,9 @@ def main():
         module.fail_json(msg=str(error), results=[], exit_code=error.exit_code)
     except OSError as error:
         module.fail_json(
-            msg="{0}: {1}".format(error.filename or "host", error.strerror or error), results=[], exit_code=1
+            msg="{0}: {1}".format(error.filename or "host", error.strerror or error),
+            results=[],
+            exit_code=exit_code_of(error),
         )
     module.exit_json(changed=result.changed, results=[result.as_dict()])
 
