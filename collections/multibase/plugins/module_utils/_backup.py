@@ -624,5 +624,8 @@ def _iso(now: float) -> str:
 
 def failure_record(error: BaseException) -> Mapping[str, Any]:
     """Return how a failure is remembered in the state file."""
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130
+        return {"reason": "it was ended by a signal", "exit_code": code}
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return {"reason": str(error), "exit_code": int(getattr(error, "exit_code", NoSpace.exit_code if full else 1))}
