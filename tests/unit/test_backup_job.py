@@ -8,6 +8,8 @@ import errno
 import json
 import os
 import re
+import threading
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -19,8 +21,11 @@ from ansible_collections.multibase.supabase.plugins.module_utils import (
     _backup,
     _backup_job,
     _catalogue,
+    _copies,
     _errors,
     _lock,
+    _offsite,
+    _restore_journal,
     _retention,
     _schedule,
     _tool,
@@ -28,6 +33,7 @@ from ansible_collections.multibase.supabase.plugins.module_utils import (
 from ansible_collections.multibase.supabase.plugins.module_utils._backup import Options, Taken
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import (
     BackupFailed,
+    IntegrityFailed,
     InvalidInput,
     LockTimeout,
     MultibaseError,
@@ -75,6 +81,7 @@ class Run:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.error: Optional[BaseException] = None
         self.verified = True
+        self.exit_code = 0
         self.taken: List[Tuple[str, Options]] = []
         monkeypatch.setattr(_backup, "BackupRun", self._make)
 
@@ -86,7 +93,10 @@ class Run:
             if self.error is not None:
                 raise self.error
             stem = backup(layout, clock(), self.verified)
-            return Taken(name, stem=stem, size=4, verified=self.verified)
+            reason = "no file" if self.exit_code else ""
+            return Taken(
+                name, stem=stem, size=4, verified=self.verified, exit_code=self.exit_code, reason=reason
+            )
 
         return mock.Mock(take=take)
 
@@ -126,6 +136,8 @@ def exposition(text: str) -> Dict[Tuple[str, str], float]:
             assert kind == "HELP" or rest in ("gauge", "counter", "untyped")
             assert "\\" not in re.sub(r"\\[\\n]", "", rest)
             continue
+        # The label of a target is told behind the name of the instance.
+        line = re.sub(r'",target="([a-z0-9_-]+)"}', r' on \1"}', line)
         sample = re.fullmatch(
             r"([a-zA-Z_:][a-zA-Z0-9_:]*)\{instance_name=\"((?:[^\"\\\n]|\\[\\\"n])*)\"\} "
             r"([+-]?(?:\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|Inf|NaN))",
@@ -216,7 +228,255 @@ def test_a_backup_that_cannot_prune_is_a_success_for_monitoring(
     assert metrics_of(layout)[("multibase_backup_last_success_timestamp_seconds", "acme")] == NOW
 
 
+# Copies
+
+
+class Away:
+    """Stands in for targets: remembers what was sent, and fails where told to."""
+
+    def __init__(self, layout: Layout, monkeypatch: pytest.MonkeyPatch, names: List[str]) -> None:
+        self.sent: List[Tuple[str, str]] = []
+        self.broken: Dict[str, Exception] = {}
+        targets = [_copies.Destination(_offsite.Target(name, "restic", {})) for name in names]
+        monkeypatch.setattr(_copies, "destinations", lambda _layout: targets)
+        monkeypatch.setattr(_copies, "send", self._send)
+        self.targets = {to.target.name: to for to in targets}
+
+    def _send(self, _layout: Layout, to: Any, found: Any, _timeout: float) -> _copies.Copied:
+        error = self.broken.get(to.target.name) or self.broken.get(found.stem)
+        if error is not None:
+            raise error
+        self.sent.append((to.target.name, found.stem))
+        return _copies.Copied(to.target.name, found.stem)
+
+
+@pytest.fixture
+def away(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Away:
+    return Away(layout, monkeypatch, ["near", "far"])
+
+
+def test_a_copy_that_failed_is_remembered_and_made_up_for(layout: Layout, runs: Run, away: Away) -> None:
+    away.broken["far"] = _offsite.OffsiteFailed("far: no route")
+    stems = []
+    for day in (0, 1):
+        with pytest.raises(_offsite.OffsiteFailed):
+            _backup_job.run(host(layout, lambda day=day: NOW + day * DAY), "acme", Options(), None)
+        stems.append(_catalogue.stems(layout.backups("acme"))[-1])
+        state = _backup_job.read_state(layout, "acme")
+        assert (state["exit_code"], state["reason"], state["failures"]) == (17, "far: no route", 0)
+        assert state["last_success"] == NOW + day * DAY and state["offsite"]["far"]["missing"] == stems
+    assert _backup_job.describe(layout, ["acme"], NOW)[0]["exit_code"] == 17
+    told = metrics_of(layout)
+    assert told[("multibase_backup_last_exit_code", "acme")] == 17
+    assert told[("multibase_backup_offsite_last_success_timestamp_seconds", "acme on near")] == NOW + DAY
+    assert ("multibase_backup_offsite_last_success_timestamp_seconds", "acme on far") not in told
+    assert told[("multibase_backup_offsite_missing", "acme on far")] == 2
+    away.broken.clear()
+    away.sent.clear()
+    taken = _backup_job.run(host(layout, lambda: NOW + 2 * DAY), "acme", Options(), None)
+    assert away.sent == [("near", taken.stem), ("far", taken.stem), ("far", stems[1]), ("far", stems[0])]
+    assert sorted(taken.copied) == ["far", "near"] and "later than it was taken" in "".join(taken.notes)
+    state = _backup_job.read_state(layout, "acme")
+    assert (state["exit_code"], state["reason"], state["offsite"]["far"]["missing"]) == (0, "", [])
+    told = metrics_of(layout)
+    assert told[("multibase_backup_offsite_last_success_timestamp_seconds", "acme on far")] == NOW + 2 * DAY
+
+
+def test_one_that_can_never_be_copied_does_not_keep_the_newest_here(layout: Layout, runs: Run, away: Away) -> None:
+    away.broken["far"] = _offsite.OffsiteFailed("far: no route")
+    with pytest.raises(_offsite.OffsiteFailed):
+        _backup_job.run(host(layout), "acme", Options(), None)
+    (damaged,) = _catalogue.stems(layout.backups("acme"))
+    away.broken = {damaged: IntegrityFailed("another SHA-256")}
+    with pytest.raises(IntegrityFailed):
+        _backup_job.run(host(layout, lambda: NOW + DAY), "acme", Options(), None)
+    newest = _catalogue.stems(layout.backups("acme"))[-1]
+    assert ("far", newest) in away.sent
+    state = _backup_job.read_state(layout, "acme")
+    assert state["exit_code"] == 17 and state["offsite"]["far"]["missing"] == []
+    _backup_job.run(host(layout, lambda: NOW + 2 * DAY), "acme", Options(), None)
+    assert _backup_job.read_state(layout, "acme")["exit_code"] == 0
+
+
+def test_what_was_sent_by_hand_is_no_longer_missing(layout: Layout, runs: Run, away: Away) -> None:
+    away.broken["far"] = _offsite.OffsiteFailed("far: no route")
+    with pytest.raises(_offsite.OffsiteFailed):
+        _backup_job.run(host(layout), "acme", Options(), None)
+    away.broken.clear()
+    _backup_job.send(host(layout), "acme", "latest", away.targets["far"], 1)
+    state = _backup_job.read_state(layout, "acme")
+    assert (state["exit_code"], state["reason"], state["offsite"]["far"]["missing"]) == (0, "", [])
+
+
+def test_targets_that_cannot_be_read_are_remembered(layout: Layout, runs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = _errors.StateCorrupt("others can read it")
+    monkeypatch.setattr(_copies, "destinations", mock.Mock(side_effect=error))
+    with pytest.raises(_errors.StateCorrupt):
+        _backup_job.run(host(layout), "acme", Options(), None)
+    assert _backup_job.read_state(layout, "acme")["exit_code"] == 17
+
+
+@pytest.mark.parametrize(("code", "prunes"), [(0, True), (3, True), (17, True), (13, False), (16, False), (143, False)])
+def test_which_ends_stop_pruning(layout: Layout, code: int, prunes: bool) -> None:
+    for number in range(5):
+        backup(layout, NOW - number * DAY)
+    _backup_job.write_state(layout, "acme", {"exit_code": code})
+    assert bool(_backup_job.prune(host(layout), "acme", POLICY, 1).remove) is prunes
+
+
+@pytest.mark.parametrize(("error", "code"), [(SystemExit(143), 143), (KeyboardInterrupt(), 130)])
+def test_a_run_that_was_ended_by_a_signal_is_a_failure(
+    layout: Layout, runs: Run, error: BaseException, code: int
+) -> None:
+    runs.error = error
+    with pytest.raises(type(error)):
+        _backup_job.run(host(layout), "acme", Options(), None)
+    state = _backup_job.read_state(layout, "acme")
+    assert (state["exit_code"], state["failures"], state["last_attempt"]) == (code, 1, NOW)
+
+
+def test_a_backup_without_files_of_storage_ends_with_3(layout: Layout, runs: Run) -> None:
+    runs.exit_code = 3
+    settings(layout, acme={})
+    assert tool(layout, "backup", "acme") == 3
+    state = _backup_job.read_state(layout, "acme")
+    assert (state["exit_code"], state["reason"], state["failures"]) == (3, "no file", 0)
+
+
+# Many writers
+
+
+def test_what_others_write_meanwhile_is_kept(layout: Layout, runs: Run) -> None:
+    """A run lasts for hours; others verify and send while it does."""
+    real = runs._make
+
+    def take(*arguments: Any) -> Any:
+        def body(name: str) -> Taken:
+            _backup_job.update_state(layout, name, lambda state: {**state, "offsite": {"far": {}}})
+            return real(*arguments).take(name)
+
+        return mock.Mock(take=body)
+
+    with mock.patch.object(_backup, "BackupRun", take):
+        _backup_job.run(host(layout), "acme", Options(), None)
+    state = json.loads(Path(layout.backup_state("acme")).read_text())
+    assert state["last_success"] == NOW and state["offsite"] == {"far": {}}
+
+
+def test_changes_of_the_state_wait_for_each_other(layout: Layout) -> None:
+    def count() -> None:
+        for _time in range(30):
+            _backup_job.update_state(layout, "acme", lambda state: {**state, "count": state.get("count", 0) + 1})
+
+    threads = [threading.Thread(target=count) for _number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert _backup_job.read_state(layout, "acme")["count"] == 120
+
+
+def test_metrics_that_cannot_be_written_are_a_note(
+    layout: Layout, runs: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_backup_job, "write_metrics", mock.Mock(side_effect=OSError(errno.EROFS, "read-only")))
+    taken = _backup_job.run(host(layout), "acme", Options(), None)
+    assert "metrics were not written: " in "".join(taken.notes)
+    runs.error = BackupFailed("broken")
+    with pytest.raises(BackupFailed):
+        _backup_job.run(host(layout), "acme", Options(), None)
+
+
+def test_metrics_are_readable_whatever_the_umask(layout: Layout) -> None:
+    assert tool(layout, "metrics") == 0
+    directory = Path(layout.root, _backup_job.METRICS_FILE).parent
+    assert directory.stat().st_mode & 0o777 == 0o755
+    directory.chmod(0o700)
+    assert tool(layout, "metrics") == 0
+    assert directory.stat().st_mode & 0o777 == 0o755, "an earlier version made it so"
+    assert Path(layout.root, _backup_job.METRICS_FILE).stat().st_mode & 0o777 == 0o644
+
+
 # Pruning
+
+
+def test_a_backup_that_lacks_a_file_is_not_counted_as_verified(layout: Layout) -> None:
+    """Of three verified ones the two newest have lost their files: the third is the only one that restores."""
+    made = [backup(layout, NOW - number * DAY) for number in range(5)]
+    for stem in made[:4]:
+        os.unlink(os.path.join(layout.backups("acme"), stem + ".sql.gz"))
+    plan = _backup_job.prune(host(layout), "acme", POLICY, 1)
+    assert plan.refused and "only 1 of at least 2" in plan.refused and plan.remove == []
+    assert "files are missing or have another size: " + made[3] in "".join(plan.notes)
+
+
+def kept(layout: Layout, until: float) -> Path:
+    """Data that a restore kept beside the new, and its journal."""
+    old = Path(layout.project("acme"), "volumes", "db", ".restore-x-old-data")
+    old.mkdir(parents=True)
+    exchange = _restore_journal.Exchange(str(old.parent / "data"), str(old.parent / "new"), str(old))
+    journal = _restore_journal.Journal("acme", "x", "done", [exchange], kept_until=until)
+    _restore_journal.write(layout, journal, "done")
+    return old
+
+
+@pytest.mark.parametrize(
+    ("nights", "state", "now", "goes"),
+    [
+        ([], {}, NOW, True),
+        ([0, 1, 2], {}, NOW, True),
+        ([0, 1, 2], {"exit_code": 17}, NOW, True),
+        ([0, 1, 2], {"exit_code": 13}, NOW, False),
+        ([0, 1, 2], {}, NOW - 4000, False),  # a backup from the future
+        ([0, 100, 101, 102], {}, NOW, False),  # a jump of the clock
+        ([0, 1, 2], {}, NOW + 500 * DAY, False),
+    ],
+)
+def test_what_a_restore_kept_goes_when_its_days_are_over(
+    layout: Layout, nights: List[int], state: Dict[str, Any], now: float, goes: bool
+) -> None:
+    for night in nights:
+        backup(layout, NOW - night * DAY)
+    _backup_job.write_state(layout, "acme", state)
+    old = kept(layout, NOW - DAY)
+    looked = _backup_job.prune(host(layout, lambda: now), "acme", POLICY, 1, check_mode=True)
+    assert looked.directories == ([str(old)] if goes else []) and old.exists()
+    _backup_job.prune(host(layout, lambda: now), "acme", POLICY, 1)
+    assert old.exists() is not goes
+
+
+@pytest.mark.parametrize("way", ["run", "catch-up"])
+def test_what_a_restore_kept_goes_without_a_policy_too(layout: Layout, runs: Run, way: str) -> None:
+    old = kept(layout, NOW - DAY)
+    young = kept_until_later(layout)
+    if way == "run":
+        _backup_job.run(host(layout), "acme", Options(), None)
+    else:
+        assert tool(layout, "catch-up") == 0
+    assert not old.exists() and young.exists()
+
+
+def kept_until_later(layout: Layout) -> Path:
+    path = Path(layout.project("acme"), "volumes", "db", ".restore-y-old-data")
+    path.mkdir()
+    return path
+
+
+def test_orphans_go_once_two_later_backups_are_verified(layout: Layout) -> None:
+    lost = backup(layout, NOW - 9 * DAY)
+    young = backup(layout, NOW + 60)
+    for stem in (lost, young):
+        os.unlink(os.path.join(layout.backups("acme"), stem + _catalogue.MANIFEST))
+    later = time.time() + 8 * DAY
+    one = backup(layout, later - DAY)
+    plan = _backup_job.prune(host(layout, lambda: later), "acme", POLICY, 1)
+    assert plan.refused and plan.orphans == []
+    two = backup(layout, later)
+    looked = _backup_job.prune(host(layout, lambda: later), "acme", POLICY, 1, check_mode=True)
+    assert looked.orphans == [lost + ".sql.gz"] or looked.orphans == sorted([lost + ".sql.gz", young + ".sql.gz"])
+    _backup_job.prune(host(layout, lambda: later), "acme", POLICY, 1)
+    assert not os.path.exists(os.path.join(layout.backups("acme"), lost + ".sql.gz"))
+    assert _catalogue.stems(layout.backups("acme")) == sorted([one, two])
 
 
 def test_what_the_policy_lets_go_is_deleted(layout: Layout) -> None:
@@ -325,6 +585,46 @@ def test_overdue(known: Dict[str, Any], state: Dict[str, Any], now: float, expec
     assert _backup_job.is_overdue(known, state, DUE - 30 * DAY, now) is expected
 
 
+HOUR = 3600
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "expected"),
+    [
+        ({}, DUE + HOUR, True),
+        ({"last_verified": DUE + 60, "last_attempt": DUE + 60, "exit_code": 0}, DUE + HOUR, False),
+        # It was begun before this one was due.
+        ({"last_attempt": DUE - 60, "exit_code": 16, "failures": 9}, DUE + HOUR, True),
+        # It was taken and could not be verified: each try leaves a backup on the disk.
+        ({"last_attempt": DUE + 60, "exit_code": 16, "failures": 1}, DUE + 20 * HOUR, False),
+        ({"last_attempt": DUE + 60, "exit_code": 16, "failures": 1}, DUE + 25 * HOUR, True),
+        # Nothing was published: after one hour, two, four, ... at most a day.
+        ({"last_attempt": DUE + 60, "exit_code": 12, "failures": 1}, DUE + HOUR, False),
+        ({"last_attempt": DUE + 60, "exit_code": 12, "failures": 1}, DUE + HOUR + 61, True),
+        ({"last_attempt": DUE + 60, "exit_code": 13, "failures": 3}, DUE + 4 * HOUR, False),
+        ({"last_attempt": DUE + 60, "exit_code": 13, "failures": 3}, DUE + 4 * HOUR + 61, True),
+        ({"last_attempt": DUE + 60, "exit_code": 14, "failures": 99}, DUE + 20 * HOUR, False),
+        ({"last_attempt": DUE + 60, "exit_code": 143, "failures": 1}, DUE + 2 * HOUR, True),
+        # Without verification nothing was asked for that is missing.
+        ({"last_attempt": DUE + 60, "last_success": DUE + 60, "exit_code": 0}, DUE + 9 * HOUR, False),
+        # A clock that was wrong wrote it.
+        ({"last_attempt": DUE + 900 * DAY, "exit_code": 16}, DUE + HOUR, True),
+    ],
+)
+def test_only_what_was_missed_is_caught_up(layout: Layout, state: Dict[str, Any], now: float, expected: bool) -> None:
+    settings(layout, since=DUE - 30 * DAY, acme=DAILY)
+    _backup_job.update_state(layout, "acme", lambda there: {**there, **state})
+    assert _backup_job.due_now(layout, now) == (["acme"] if expected else [])
+
+
+def test_a_run_that_was_killed_after_it_published_is_not_made_again_each_hour(layout: Layout) -> None:
+    settings(layout, since=DUE - 30 * DAY, acme=DAILY)
+    backup(layout, DUE + 60, verified=False)
+    assert _backup_job.overdue(layout, "acme", DUE + HOUR)
+    assert _backup_job.due_now(layout, DUE + HOUR) == []
+    assert _backup_job.due_now(layout, DUE + DAY + HOUR) == ["acme"]
+
+
 def test_nothing_is_due_before_the_schedule_was_set(layout: Layout) -> None:
     settings(layout, since=DUE + 60, acme=DAILY)
     assert _backup_job.due_now(layout, DUE + 3600) == []
@@ -389,8 +689,9 @@ def test_every_error_ends_with_its_code(
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(OSError(errno.ENOSPC, "full", "/x"), 14), (OSError(errno.EIO, "bad", "/x"), 1), (KeyboardInterrupt(), 130)],
-)
+    [(OSError(errno.ENOSPC, "full", "/x"), 14), (OSError(errno.EDQUOT, "full", "/x"), 14),
+     (OSError(errno.EIO, "bad", "/x"), 1), (KeyboardInterrupt(), 130)],
+)  # fmt: skip
 def test_other_ends(error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_tool, "_run", mock.Mock(side_effect=error))
     before = os.umask(0o022)
@@ -475,7 +776,10 @@ def test_the_settings_of_the_host_are_used(layout: Layout, runs: Run) -> None:
     assert (name, options.scope, options.level, options.verify) == ("acme", "database", 5, False)
 
 
-def test_catching_up_goes_on_after_one_failed(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("error", "code"), [(BackupFailed("broken"), 13), (OSError(errno.EDQUOT, "quota"), 14)])
+def test_catching_up_goes_on_after_one_failed(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
     instance(layout, "beta")
     settings(layout, acme=DAILY, beta=DAILY)
     asked: List[str] = []
@@ -483,11 +787,11 @@ def test_catching_up_goes_on_after_one_failed(layout: Layout, monkeypatch: pytes
     def run(_host: Any, name: str, *_more: Any) -> Taken:
         asked.append(name)
         if name == "acme":
-            raise BackupFailed("broken")
+            raise error
         return Taken(name)
 
     monkeypatch.setattr(_backup_job, "run", run)
-    assert tool(layout, "catch-up") == 13
+    assert tool(layout, "catch-up") == code
     assert asked == ["acme", "beta"]
 
 

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List
@@ -154,6 +155,71 @@ def test_recovering_leaves_foreign_files_and_directories(layout: Layout, name: s
     _catalogue.recover(backup.directory)
     _catalogue.remove(_catalogue.read(layout, backup.directory, STEM))
     assert path.exists() and set(names(layout)) == {name} and before
+
+
+def test_a_deletion_that_was_killed_is_finished(layout: Layout) -> None:
+    """Once the manifest is gone nothing else knows which files were its parts."""
+    backup = publish(layout)
+    total = len(count_operations(partial(_catalogue.remove, backup)))
+    for number in range(1, total + 1):
+        backup = publish(layout)
+        other = publish(layout, LATER)
+        Path(backup.directory, STEM + ".sql.gz.mine").write_text("foreign")
+        killed_at(number, partial(_catalogue.remove, backup))
+        _catalogue.recover(backup.directory)
+        if STEM in _catalogue.stems(backup.directory):
+            _catalogue.check_files(_catalogue.read(layout, backup.directory, STEM))
+            _catalogue.remove(backup)
+        assert set(names(layout)) == {*other.manifest["parts"], LATER + _catalogue.MANIFEST, STEM + ".sql.gz.mine"}
+        _catalogue.remove(other)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"parts": {"../x": {}}}', '{"parts": {"x": 1}}'])
+def test_what_a_damaged_rest_of_a_deletion_names_is_not_removed(layout: Layout, text: str) -> None:
+    backup = publish(layout)
+    path = Path(backup.directory, LATER + _catalogue.MANIFEST + _catalogue.REMOVING)
+    path.write_text(text)
+    before = names(layout)
+    _catalogue.recover(backup.directory)
+    assert names(layout) == before
+
+
+def test_orphans_are_files_of_ours_alone(layout: Layout) -> None:
+    backup = publish(layout)
+    directory = Path(backup.directory)
+    ours = [
+        LATER + suffix
+        for suffix in (
+            ".sql.gz", ".dump", "._supabase.sql.gz", ".db-x.dump", ".db-x.extensions.sql.gz", ".extensions.sql.gz",
+            ".globals.sql.gz", ".passwords.sql.gz", ".storage.tar.gz", ".functions.tar.gz", ".config.tar.gz",
+        )
+    ]  # fmt: skip
+    foreign = [LATER + ".sql.gz.mine", LATER + ".notes", "x.sql.gz", LATER + ".db-a b.dump", LATER + ".sql.gz.partial"]
+    for name in [*ours, *foreign]:
+        (directory / name).write_text("x")
+    (directory / (LATER + ".custom.dump")).mkdir()
+    now = time.time()
+    assert _catalogue.orphans(backup.directory, now) == []
+    assert _catalogue.orphans(backup.directory, now + 8 * 86400) == sorted(ours)
+    for state in (_catalogue.MANIFEST, _catalogue.MANIFEST + ".partial", _catalogue.MANIFEST + ".removing"):
+        path = directory / (LATER + state)
+        path.write_text("damaged")
+        assert _catalogue.orphans(backup.directory, now + 8 * 86400) == []
+        path.unlink()
+    assert _catalogue.orphans(layout.backups("nobody"), now) == []
+
+
+def test_a_backup_is_complete_when_every_part_has_its_size(layout: Layout) -> None:
+    backup = publish(layout)
+    assert _catalogue.complete(backup)
+    path = Path(backup.path("globals"))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert not _catalogue.complete(backup)
+    path.unlink()
+    assert not _catalogue.complete(backup)
+    path.mkdir()
+    assert not _catalogue.complete(backup)
 
 
 @pytest.mark.parametrize("name", [".x.partial", ".manifest.json.partial", ".sql.gz.multibase-new"])

@@ -6,10 +6,12 @@ The target is a directory: a stand-in for rclone and restic, which tests/offsite
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -20,6 +22,7 @@ from ansible_collections.multibase.supabase.plugins.module_utils import _catalog
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import (
     IntegrityFailed,
     InvalidInput,
+    Refused,
     StateCorrupt,
     UnknownInstance,
 )
@@ -37,6 +40,42 @@ S3: Dict[str, Any] = {
     },
 }  # fmt: skip
 SECRET_FILES = [STEM + ".config.tar.gz", STEM + ".passwords.sql.gz"]
+SETTINGS_FILE = STEM + ".settings.json"
+# What people put into settings, as Supabase's own documents did with the key that signs tokens.
+KNOWN: Dict[str, Any] = {
+    "databases": {
+        "postgres": {
+            "create": {"owner": "postgres"},
+            "fingerprint": {
+                "tables": {"public.t": [3, "7", None]},
+                "settings": [["", "app.settings.jwt_secret=CANARY of all"], ["bob", "search_path=app"],
+                             ["bob", "app.x=CANARY of bob"]],
+            },
+        },
+        "_supabase": {"fingerprint": {"tables": {}, "settings": []}},
+    },
+    "roles": {
+        "bob": [False, True, False, False, True, False, False, -1, ["app.key=CANARY 3", "statement_timeout=3s"], []],
+        "anon": [False, True, False, False, False, False, False, -1, ["statement_timeout=3s"], []],
+    },
+}  # fmt: skip
+GLOBALS = rb"""--
+-- Roles
+--
+\restrict abc
+SET standard_conforming_strings = on;
+CREATE ROLE bob;
+ALTER ROLE bob WITH NOSUPERUSER LOGIN;
+COMMENT ON ROLE bob IS 'it''s
+ALTER ROLE bob SET "app.key" TO ''no secret'';
+end';
+ALTER ROLE bob SET statement_timeout TO '3s';
+ALTER ROLE bob SET "app.key" TO 'CANARY; of
+ALTER ROLE x SET "a.b" TO ''role';
+ALTER ROLE "odd ""x"" y" SET "App.key" TO E'CANARY\\n\'';
+ALTER ROLE bob SET search_path TO 'app', 'x.y';
+GRANT a TO bob;
+"""
 
 
 @pytest.fixture
@@ -84,12 +123,20 @@ def backup(layout: Layout, stem: str = STEM) -> _catalogue.Backup:
         ("config", ".config.tar.gz", True),
     ):
         path = directory / (stem + suffix + _catalogue.PARTIAL)
-        path.write_text("CANARY " + part if secret else part)
+        content = b"CANARY " + part.encode() if secret else part.encode()
+        path.write_bytes(gzip.compress(GLOBALS) if part == "globals" else content)
         size, digest = path.stat().st_size, _catalogue.file_sha256(str(path))
         parts[stem + suffix] = {"part": part, "secret": secret, "size": size, "sha256": digest}
     manifest = {"schema": _catalogue.SCHEMA, "stem": stem, "instance": "acme", "parts": parts, "verified": {"at": "x"}}
+    manifest.update(json.loads(json.dumps(KNOWN)))
     _catalogue.publish(layout, str(directory), manifest)
     return _catalogue.read(layout, str(directory), stem)
+
+
+def readable(path: Path) -> bytes:
+    """What somebody reads in a file who has it."""
+    content = path.read_bytes()
+    return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
 
 
 def leave(layout: Layout) -> None:
@@ -114,13 +161,14 @@ def recipient(identity: Path) -> str:
 def test_what_holds_secrets_stays_and_the_copy_says_so(layout: Layout, away: Path) -> None:
     made = backup(layout)
     copied = _copies.send(layout, _copies.Destination(Target("bucket", "s3", S3["options"])), made, 60)
-    assert copied.left_out == SECRET_FILES
-    assert "CANARY" not in "".join(path.read_text() for path in away.iterdir())
+    assert copied.left_out == [*SECRET_FILES, SETTINGS_FILE]
+    assert b"CANARY" not in b"".join(readable(path) for path in away.iterdir())
     manifest = json.loads((away / (STEM + _catalogue.MANIFEST)).read_text())
-    assert manifest["left_out"] == SECRET_FILES
+    assert manifest["left_out"] == [*SECRET_FILES, SETTINGS_FILE]
     assert sorted(manifest["parts"]) == [STEM + ".globals.sql.gz", STEM + ".sql.gz"]
     local = _catalogue.read(layout, layout.backups("acme"), STEM)
-    assert local.signed and local.manifest["offsite"]["bucket"]["left_out"] == SECRET_FILES
+    assert local.signed and local.manifest["offsite"]["bucket"]["left_out"] == [*SECRET_FILES, SETTINGS_FILE]
+    assert {key: local.manifest[key] for key in KNOWN} == KNOWN
     assert sorted(os.listdir(local.directory)) == sorted([*made.manifest["parts"], STEM + _catalogue.MANIFEST])
 
 
@@ -138,6 +186,8 @@ def test_what_is_encrypted_comes_back_as_it_was(layout: Layout, away: Path, iden
     assert _catalogue.stems(layout.backups("acme")) == []
     back = _copies.fetch(layout, to, "acme", STEM, str(identity), 60)
     assert back.signed and back.verified
+    assert {key: back.manifest[key] for key in KNOWN} == KNOWN
+    assert back.manifest["parts"] == made.manifest["parts"]
     _catalogue.check_files(back)
     assert {name: Path(back.directory, name).read_bytes() for name in before} == before
     assert all(Path(back.directory, name).stat().st_mode & 0o777 == 0o600 for name in os.listdir(back.directory))
@@ -153,6 +203,104 @@ def test_a_copy_that_was_changed_is_not_signed_again(layout: Layout, away: Path)
     path = away / (STEM + _catalogue.MANIFEST)
     path.write_text(json.dumps({**json.loads(path.read_text()), "release": "x"}))
     assert not _copies.fetch(layout, to, "acme", STEM, None, 60).signed
+
+
+def test_settings_that_cannot_be_secret_leave_with_the_copy(layout: Layout, away: Path) -> None:
+    """Without them nothing works: the services find their schemas by search_path."""
+    made = backup(layout)
+    to = _copies.Destination(Target("bucket", "s3", S3["options"]))
+    _copies.send(layout, to, made, 60)
+    manifest = json.loads((away / (STEM + _catalogue.MANIFEST)).read_text())
+    assert manifest["databases"]["postgres"]["fingerprint"]["settings"] == [["bob", "search_path=app"]]
+    assert manifest["roles"]["bob"] == [*KNOWN["roles"]["bob"][:8], ["statement_timeout=3s"], []]
+    assert manifest["roles"]["anon"] == KNOWN["roles"]["anon"]
+    lines = GLOBALS.splitlines(keepends=True)
+    assert readable(away / (STEM + ".globals.sql.gz")) == b"".join([*lines[:11], *lines[14:]])
+    leave(layout)
+    back = _copies.fetch(layout, to, "acme", STEM, None, 60)
+    assert back.signed
+    _catalogue.check_files(back)
+
+
+def test_a_repository_of_restic_has_everything(layout: Layout, away: Path) -> None:
+    to = _copies.Destination(Target("vault", "restic", {"repository": "/r", "password": "secret"}))
+    made = backup(layout)
+    assert _copies.send(layout, to, made, 60).left_out == []
+    manifest = json.loads((away / (STEM + _catalogue.MANIFEST)).read_text())
+    assert {key: manifest[key] for key in KNOWN} == KNOWN and manifest["parts"] == made.manifest["parts"]
+
+
+def test_a_manifest_without_such_settings_is_as_it_was() -> None:
+    """As those of earlier versions, and of other shapes."""
+    for manifest in ({}, {"roles": {"a": []}, "databases": {"x": {}}}, {"databases": {"x": {"fingerprint": {}}}}):
+        assert _copies.reduced(manifest) == (manifest, {})
+    small, taken = _copies.reduced(KNOWN)
+    assert "CANARY" not in json.dumps(small) and _copies.completed(small, taken) == KNOWN
+    for wrong in (None, [], {}, {"databases": {"no": []}, "roles": {}}, {"databases": {}, "roles": {"no": []}}):
+        with pytest.raises(IntegrityFailed):
+            _copies.completed(small, wrong)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_damaged_file_does_not_replace_a_good_copy(
+    layout: Layout, away: Path, identity: Path, encrypted: bool
+) -> None:
+    keys = [recipient(identity)] if encrypted else []
+    to = _copies.Destination(Target("bucket", "s3", S3["options"]), recipients=keys)
+    made = backup(layout)
+    _copies.send(layout, to, made, 60)
+    before = {path.name: path.read_bytes() for path in away.iterdir()}
+    path = Path(made.path("postgres"))
+    for damage in (b"postgreS", b"short"):
+        path.write_bytes(damage)
+        with pytest.raises(IntegrityFailed, match=path.name):
+            _copies.send(layout, to, made, 60)
+    path.unlink()
+    with pytest.raises(IntegrityFailed, match=path.name):
+        _copies.send(layout, to, made, 60)
+    assert {path.name: path.read_bytes() for path in away.iterdir()} == before
+
+
+def test_what_this_host_did_not_sign_or_verify_is_not_copied(layout: Layout, away: Path) -> None:
+    """Its manifest may say what it likes; copied, it would be signed."""
+    to = _copies.Destination(Target("bucket", "s3", S3["options"]))
+    made = backup(layout)
+    path = Path(made.directory, STEM + _catalogue.MANIFEST)
+    content = {**json.loads(path.read_text()), "release": "x"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(Refused, match="was not signed by this host"):
+        _copies.send(layout, to, _catalogue.read(layout, made.directory, STEM), 60)
+    assert not _catalogue.read(layout, made.directory, STEM).signed and not away.exists()
+    path.write_bytes(_catalogue.signed_bytes(layout, {**content, "verified": None}))
+    with pytest.raises(Refused, match="was not verified"):
+        _copies.send(layout, to, _catalogue.read(layout, made.directory, STEM), 60)
+    assert not away.exists()
+
+
+def test_a_copy_of_another_host_is_not_verified_here(layout: Layout, away: Path, tmp_path: Path) -> None:
+    to = _copies.Destination(Target("bucket", "s3", S3["options"]))
+    _copies.send(layout, to, backup(layout), 60)
+    back = _copies.fetch(Layout(str(tmp_path / "other")), to, "acme", STEM, None, 60)
+    assert not back.signed and not back.verified and back.manifest["pinned"]
+
+
+def test_a_target_is_not_pruned_after_a_jump_of_the_clock(layout: Layout, away: Path) -> None:
+    to = _copies.Destination(Target("bucket", "s3", S3["options"]), policy=Policy(keep_within_days=2))
+    stems = [f"202611{day:02d}T023000123Z" for day in (10, 11, 12, 13, 23)]
+    copied = [_copies.send(layout, to, backup(layout, stem), 60) for stem in stems]
+    assert "nothing was pruned on bucket: between the backups" in "".join(copied[-1].notes)
+    assert copied[-1].removed == [] and stems[2] in _catalogue.stems(str(away))
+
+
+def test_age_that_does_not_read_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "age").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "age").chmod(0o755)
+    (tmp_path / "source").write_bytes(b"x" * 1000000)
+    monkeypatch.setenv("PATH", str(tmp_path) + ":" + os.environ["PATH"])
+    started = time.monotonic()
+    with pytest.raises(_offsite.OffsiteFailed, match="did not end within 1 s"):
+        _copies._age([], "x", 1, str(tmp_path / "source"))
+    assert time.monotonic() - started < 15
 
 
 def test_another_key_decrypts_nothing(layout: Layout, away: Path, identity: Path, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Any, List, Tuple
 
@@ -179,6 +181,40 @@ def test_one_file_is_old_or_new_whenever_it_is_killed(tmp_path: Path) -> None:
         work()
         assert path.read_bytes() == b"new" * 1000
         assert os.listdir(path.parent) == ["f"]
+
+
+def test_writers_of_one_file_do_not_break_each_other(tmp_path: Path) -> None:
+    """cron's metrics, a backup and a module write the same textfile."""
+    path = tmp_path / "f"
+    failed: List[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for _round in range(60):
+                replace_file(str(path), str(number).encode() * 5000, 0o600)
+        except BaseException as error:
+            failed.append(error)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert failed == []
+    assert path.read_bytes() in [str(number).encode() * 5000 for number in range(4)]
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_what_another_stages_stays_and_what_nobody_holds_goes(tmp_path: Path) -> None:
+    words = (".0123456789abcdef", ".fedcba9876543210", "")
+    held, left, old = (tmp_path / ("f" + word + ".multibase-new") for word in words)
+    other = tmp_path / "f.json.0123456789abcdef.multibase-new"
+    for one in (held, left, old, other):
+        one.write_text("staged")
+    with held.open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        replace_file(str(tmp_path / "f"), b"new", 0o600)
+        assert sorted(os.listdir(tmp_path)) == sorted(["f", held.name, other.name])
 
 
 def test_a_changed_tree_is_old_or_new_file_by_file_and_new_after_a_second_run(tmp_path: Path) -> None:

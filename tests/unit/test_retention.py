@@ -79,12 +79,29 @@ def wanted(entry: Entry, entries: list[Entry], policy: Policy) -> bool:
     return False
 
 
+def unexplained(entry: Entry, verified: list[Entry], days: float) -> bool:
+    """Whether too long a time without a backup comes before this one, which is within the days of the newest."""
+    # How long before each there was one; of two at one moment, one is before the other.
+    waited = {}
+    for one in verified:
+        before = [other.time for other in verified if is_newer(one, other)]
+        if before:
+            waited[one.id] = one.time - max(before)
+    if entry.id not in waited or (max(e.time for e in verified) - entry.time) / DAY >= days:
+        return False
+    # The lower one of two medians.
+    usual = next(w for w in sorted(waited.values()) if sum(v <= w for v in waited.values()) * 2 >= len(waited))
+    return waited[entry.id] > days * DAY / 2 and waited[entry.id] > 3 * usual
+
+
 def model(entries: list[Entry], policy: Policy, now: float) -> set[str] | None:
     """The ids that stay, or None when nothing may be removed."""
     verified = [e for e in entries if e.verified]
     if len(verified) < policy.minimum_verified:
         return None
     if any(e.time > now + 300 for e in entries) or all(e.time < now - 400 * DAY for e in entries):
+        return None
+    if policy.keep_within_days and any(unexplained(e, verified, policy.keep_within_days) for e in verified):
         return None
     kept = [e for e in entries if wanted(e, entries, policy)]
     while policy.max_bytes and sum(e.size for e in kept) > policy.max_bytes:
@@ -240,6 +257,41 @@ def test_a_gap_is_not_counted() -> None:
     old = nights(5, newest=NOW - 90 * DAY)
     made = plan(nights(2) + old, Policy(keep_daily=4), NOW)
     assert list(made.keep) == [entry.id for entry in nights(2) + old[:2]]
+
+
+@pytest.mark.parametrize("away", [16, 31, 100, 1000])
+@pytest.mark.parametrize("since", [1, 2, 10])
+def test_a_clock_set_forward_and_a_host_that_was_off_lose_nothing(away: int, since: int) -> None:
+    entries = nights(since, newest=NOW + (away + since) * DAY) + nights(30)
+    made = plan(entries, Policy(keep_within_days=30), NOW + (away + since) * DAY)
+    assert made.remove == [] and made.doubtful
+    assert made.refused is not None and "between the backups 2026-11-25 and" in made.refused
+    assert "clock" in made.refused
+
+
+def test_a_jump_is_over_when_the_days_are_covered() -> None:
+    entries = nights(31, newest=NOW + 131 * DAY) + nights(30)
+    made = plan(entries, Policy(keep_within_days=30), NOW + 131 * DAY)
+    assert made.refused is None and len(made.remove) == 31
+
+
+def test_rare_backups_and_rules_that_count_backups_know_no_jump() -> None:
+    monthly = [Entry(str(n), NOW - n * 30 * DAY, True, 1) for n in range(12)]
+    assert len(plan(monthly, Policy(keep_within_days=30), NOW).remove) == 10
+    entries = nights(1, newest=NOW + 100 * DAY) + nights(30)
+    assert len(plan(entries, Policy(keep_daily=7), NOW + 100 * DAY).remove) == 24
+
+
+def test_nights_that_were_not_verified_are_a_gap_too() -> None:
+    entries = nights(40, verified=False)[1:] + nights(1) + nights(30, newest=NOW - 41 * DAY)
+    assert plan(entries, Policy(keep_within_days=30), NOW).remove == []
+
+
+def test_only_a_failed_run_and_the_clock_are_doubts() -> None:
+    assert plan(nights(20), Policy(keep_last=1), NOW, True).doubtful
+    assert plan(nights(20), Policy(keep_last=1), NOW - 301).doubtful
+    assert not plan(nights(1), Policy(keep_last=1), NOW).doubtful
+    assert not plan(nights(20), Policy(keep_last=1), NOW).doubtful
 
 
 def test_unverified_backups() -> None:

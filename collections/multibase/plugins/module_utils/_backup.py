@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import re
+import select
 import shlex
 import subprocess
 import tempfile
@@ -50,6 +51,16 @@ FORMATS = {
 # gzip at 5 takes a quarter less processor time than at its own default, 6, and makes files that are 0.6 % larger
 # (measured on rows of text, numbers and JSON); it is what a backup waits for. zstd at its own default.
 _LEVELS = {"plain": 5, "custom": 3}
+# What stays free on the filesystem of backups, which may be that of the live databases: a server without room stops.
+_RESERVE = 50  # one of so many parts
+_ROOM_STEP = 1 << 20
+# The status of a backup that is good as far as it goes.
+INCOMPLETE = 3
+# Ours is overlays/s3.yml, upstream's docker-compose.s3.yml.
+_S3_FILE = re.compile(r"(?:.*[/.])?s3\.ya?ml\Z")
+_STALL_SECONDS = 30.0
+# Beyond the limit that holds in the container, which stands still while that is paused.
+_GRACE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,8 @@ class Taken:
     directory: str = ""
     pruned: List[str] = field(default_factory=list)
     copied: List[str] = field(default_factory=list)
+    exit_code: int = 0
+    reason: str = ""
 
     def as_dict(self) -> Dict[str, Any]:
         """Return what a module returns of it."""
@@ -93,6 +106,7 @@ class Taken:
             "directory": self.directory,
             "pruned": self.pruned,
             "copied": self.copied,
+            "exit_code": self.exit_code,
         }
 
 
@@ -130,15 +144,47 @@ def staged(path: str) -> Iterator[IO[bytes]]:
         os.fsync(descriptor)
 
 
+def storage_backend(variables: Mapping[str, str]) -> str:
+    """Return where the objects of Storage lie, ``file`` or ``s3``, by the variables of an instance's ``.env``."""
+    files = str(variables.get("COMPOSE_FILE") or "").split(variables.get("COMPOSE_PATH_SEPARATOR") or ":")
+    s3 = variables.get("STORAGE_BACKEND") == "s3" or any(_S3_FILE.match(file) for file in files)
+    return "s3" if s3 else "file"
+
+
+def free_and_reserve(place: Any) -> Tuple[int, int]:
+    """Return the bytes that are free on the filesystem of a path or an open file, and how many have to stay free."""
+    there = os.statvfs(place)
+    return there.f_bavail * there.f_frsize, there.f_blocks * there.f_frsize // _RESERVE
+
+
+def check_room(directory: str, needed: int, what: str) -> None:
+    """Raise NoSpace unless there is room for ``needed`` bytes beside what stays free."""
+    free, reserve = free_and_reserve(directory)
+    if free < needed + reserve:
+        raise NoSpace(
+            "{0} has {1} MB free; a backup takes about {2} MB ({3}), and {4} MB stay free. Free some space, or let "
+            "retention keep less".format(directory, free >> 20, needed >> 20, what, reserve >> 20)
+        )
+
+
 class _HashingWriter:
-    """A file that is written while its content is hashed."""
+    """A file that is written while its content is hashed. Raises NoSpace when there is too little room for more."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self.hash = hashlib.sha256()
         self.size = 0
+        self._looked = 0
 
     def write(self, data: bytes) -> int:
+        if not self.size or self.size - self._looked >= _ROOM_STEP:
+            self._looked = self.size
+            free, reserve = free_and_reserve(self._stream.fileno())
+            if free < reserve:
+                raise NoSpace(
+                    "the disk of the backups has {0} MB free, and {1} MB stay free for what else uses it: nothing was "
+                    "published. Free some space, or let retention keep less".format(free >> 20, reserve >> 20)
+                )
         self._stream.write(data)
         self.hash.update(data)
         self.size += len(data)
@@ -216,19 +262,50 @@ class BackupRun:
             self._say("publishing backup {0}".format(stem))
             _catalogue.publish(self._layout, directory, manifest)
         except BaseException:
+            if os.path.lexists(os.path.join(directory, stem + _catalogue.MANIFEST + _catalogue.PARTIAL)):
+                # Some parts may have their names already: whole, it is finished, else nothing of it stays.
+                _catalogue.recover(directory)
             for path in made:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
             raise
+        self._tell_of_storage(manifest, taken)
         backup = _catalogue.read(self._layout, directory, stem)
         taken.size = backup.size
         taken.seconds = time.monotonic() - started
         if self._options.verify:
             outcome = verify(self._layout, self._engine, self._compose, self._docker_host, stack, backup,
                              self._options.timeout, self._say, self._clock)  # fmt: skip
-            taken.verified, taken.notes = True, outcome.notes
+            taken.verified = True
+            taken.notes += outcome.notes
             taken.verify_seconds = time.monotonic() - started - taken.seconds
         return taken
+
+    @staticmethod
+    def _tell_of_storage(manifest: Mapping[str, Any], taken: Taken) -> None:
+        """Compare the objects that rows tell of, in the snapshot of the dump, with the files that were packed."""
+        storage = manifest.get("storage") or {}
+        objects = int(storage.get("objects") or 0)
+        files = int((manifest["archives"].get("storage") or {}).get("files") or 0)
+        if not objects:
+            return
+        if storage["backend"] != "file":
+            taken.notes.append(
+                "{0} objects of Storage lie in {1} and are not part of this backup; keep versions there, or copies of "
+                "the bucket".format(objects, storage["backend"].upper())
+            )
+        elif manifest["scope"] == "full" and not files:
+            taken.exit_code = INCOMPLETE
+            taken.reason = (
+                "the database lists {0} objects of Storage and its directory, volumes/storage, holds no file: the "
+                "backup has none of them. Look where the files went".format(objects)
+            )
+            taken.notes.append(taken.reason)
+        elif manifest["scope"] == "full" and files < objects:
+            taken.notes.append(
+                "the database lists {0} objects of Storage and there are {1} files: some were deleted while the backup "
+                "was taken, or are missing".format(objects, files)
+            )
 
     def _make(
         self, stack: Stack, server: Server, container: Container, directory: str, stem: str, made: List[str]
@@ -253,7 +330,7 @@ class BackupRun:
             "verified": None,
         }
         # One session for all questions: starting a program in the container takes longer than most answers.
-        with server.session("postgres") as session:
+        with server.session("postgres", options.timeout) as session:
             session.ask(_database.FIXED_SETTINGS)
             manifest["server_version"] = session.ask("SHOW server_version;")[0]
             manifest["server_version_num"] = int(session.ask("SHOW server_version_num;")[0])
@@ -262,6 +339,7 @@ class BackupRun:
             existing = session.json(
                 "SELECT json_agg(datname) FROM pg_database WHERE datallowconn AND NOT datistemplate"
             )
+        check_room(directory, *self._expected(manifest))
         odd = [database for database in existing if not _PLAIN_NAME.match(database)]
         if odd:
             raise Refused("the name of database {0} cannot be part of a file's name; rename it".format(", ".join(odd)))
@@ -285,11 +363,22 @@ class BackupRun:
             line = ["bash", "-c", "set -o pipefail; {0} | gzip".format(command)]
             part = self._stream(server, line, os.path.join(directory, base), made, name)
             manifest["parts"][base] = {"part": name, "secret": secret, **part}
+        counted = manifest["databases"].get("postgres", {}).get("fingerprint", {}).get("tables", {})
+        if "storage.objects" in counted:
+            objects = int(counted["storage.objects"][0])
+            manifest["storage"] = {"backend": storage_backend(stack.variables), "objects": objects}
         key = os.path.join(self._layout.project(stack.name), "volumes", "db", "custom", "pgsodium_root.key")
         manifest["vault_key_sha256"] = _catalogue.file_sha256(key) if os.path.isfile(key) else None
         if options.scope == "full":
             self._archives(stack, directory, manifest, made)
         return manifest
+
+    def _expected(self, manifest: Mapping[str, Any]) -> Tuple[int, str]:
+        """Return how many bytes a backup will take, and where that is known from."""
+        for backup in reversed(_catalogue.listing(self._layout, manifest["instance"])):
+            if all(backup.manifest.get(key) == manifest[key] for key in ("scope", "format")):
+                return backup.size, "as the last one"
+        return int(manifest["raw_bytes"]) // 2, "half of the databases' size"
 
     def _dump(
         self, server: Server, database: str, base: str, made: List[str]
@@ -299,7 +388,7 @@ class BackupRun:
         Returns what the manifest says of it, and the parts that were made, by the paths that they will have.
         """
         label = _materialise.part_of(database)
-        with server.session(database) as session:
+        with server.session(database, self._options.timeout) as session:
             session.ask("SET lock_timeout = '{0}';".format(_LOCK_WAIT))
             session.ask(_database.FIXED_SETTINGS + "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")
             snapshot = session.ask("SELECT pg_export_snapshot();")[0]
@@ -387,7 +476,7 @@ class BackupRun:
             process = server.popen(command, source.fileno(), subprocess.PIPE, errors)
             output = cast(BufferedReader, process.stdout)
             try:
-                for chunk in iter(lambda: output.read1(_CHUNK), b""):
+                for chunk in self._chunks(server, output, what):
                     writer.write(chunk)
                 try:
                     code = process.wait(timeout=60)
@@ -400,6 +489,26 @@ class BackupRun:
                 reason = "it took longer than it may" if code in (124, 143) else _database.last_words(errors)
                 raise BackupFailed("{0} failed (exit status {1}): {2}".format(what, code, reason))
         return {"size": writer.size, "sha256": writer.hash.hexdigest()}
+
+    def _chunks(self, server: Server, output: BufferedReader, what: str) -> Iterator[bytes]:
+        """Yield what a command in the container prints. Raises BackupFailed, DatabaseDown when it hangs.
+
+        In a container that is paused nothing ends, the timeout in it included, and this run holds the data's lock.
+        """
+        deadline = time.monotonic() + self._options.timeout + _GRACE_SECONDS
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise BackupFailed("{0} failed: it took longer than it may".format(what))
+            if not select.select([output], [], [], min(left, _STALL_SECONDS))[0]:
+                state = self._engine.state(server.container)
+                if state != "running":
+                    raise DatabaseDown("{0} stopped: the database container is {1}".format(what, state))
+                continue
+            chunk = output.read1(_CHUNK)
+            if not chunk:
+                return
+            yield chunk
 
     def _archives(self, stack: Stack, directory: str, manifest: Dict[str, Any], made: List[str]) -> None:
         project = self._layout.project(stack.name)
@@ -516,5 +625,8 @@ def _iso(now: float) -> str:
 
 def failure_record(error: BaseException) -> Mapping[str, Any]:
     """Return how a failure is remembered in the state file."""
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130
+        return {"reason": "it was ended by a signal", "exit_code": code}
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return {"reason": str(error), "exit_code": int(getattr(error, "exit_code", NoSpace.exit_code if full else 1))}

@@ -17,8 +17,9 @@ import json
 import os
 import re
 import secrets
+import stat
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from ._errors import IntegrityFailed, StateCorrupt, UnknownInstance
 from ._layout import Layout
@@ -27,8 +28,18 @@ from ._publish import discard_temporary_files, replace_file, sync_directory, wri
 SCHEMA = 1
 MANIFEST = ".manifest.json"
 PARTIAL = ".partial"
+# What the manifest of a backup is called while its files are being removed.
+REMOVING = ".removing"
 STEM = re.compile(r"[0-9]{8}T[0-9]{9}Z\Z")
 _PART = re.compile(r"(?P<stem>[0-9]{8}T[0-9]{9}Z)\.[A-Za-z0-9_.-]+\Z")
+# What this version and earlier ones call the files of a backup.
+_OWN_PART = re.compile(
+    r"(?P<stem>[0-9]{8}T[0-9]{9}Z)(?:"
+    r"(?:\.(?:_supabase|db-[A-Za-z0-9_]{1,63}))?(?:\.sql\.gz|\.dump|\.extensions\.sql\.gz)"
+    r"|\.(?:globals|passwords)\.sql\.gz|\.(?:storage|functions|config)\.tar\.gz)\Z"
+)
+# Older than any run that goes on: its timeouts are hours.
+_ORPHAN_SECONDS = 7 * 86400
 _KEY_BYTES = 32
 _CHUNK = 1 << 20
 
@@ -153,9 +164,10 @@ def recover(directory: str) -> List[str]:
     """Finish or discard what an interrupted backup left in a directory; return the stems that were finished.
 
     The caller holds the lock of the instance's data. Only names that end in ``.partial`` and begin with a stem of ours
-    are ever deleted: a part whose manifest somebody lost stays.
+    are ever deleted: a part whose manifest somebody lost stays. What a deletion left is told by its own manifest.
     """
     finished = []
+    _go_on_removing(directory)
     entries = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
     entries = [entry for entry in entries if not os.path.isdir(os.path.join(directory, entry))]
     discard_temporary_files(directory)
@@ -302,12 +314,73 @@ def check_files(backup: Backup) -> None:
         raise IntegrityFailed("backup {0} is not what was written: {1}".format(backup.stem, "; ".join(wrong)))
 
 
+def complete(backup: Backup) -> bool:
+    """Whether every part is there with the size that the manifest says; cheap, and says nothing of the content."""
+    for name, about in backup.manifest["parts"].items():
+        try:
+            status = os.lstat(os.path.join(backup.directory, name))
+        except OSError:
+            return False
+        if not stat.S_ISREG(status.st_mode) or status.st_size != about["size"]:
+            return False
+    return True
+
+
 def remove(backup: Backup) -> None:
-    """Delete a backup, its manifest first: what is left of a deletion that was interrupted is no backup."""
-    for name in [backup.stem + MANIFEST, *sorted(backup.manifest["parts"])]:
+    """Delete a backup. First its manifest gets another name: what is left then is no backup, and goes when resumed."""
+    path = os.path.join(backup.directory, backup.stem + MANIFEST)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, path + REMOVING)
+        sync_directory(backup.directory)
+    _remove_files(backup.directory, backup.stem, backup.manifest["parts"])
+
+
+def _remove_files(directory: str, stem: str, parts: Iterable[str]) -> None:
+    for name in [*sorted(parts), stem + MANIFEST + REMOVING]:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(backup.directory, name))
-    sync_directory(backup.directory)
+            os.unlink(os.path.join(directory, name))
+    sync_directory(directory)
+
+
+def _go_on_removing(directory: str) -> None:
+    """Finish the deletions that were interrupted; the caller holds the lock of the instance's data."""
+    for entry in sorted(os.listdir(directory)) if os.path.isdir(directory) else []:
+        stem = entry[: -len(MANIFEST + REMOVING)]
+        path = os.path.join(directory, entry)
+        if not entry.endswith(MANIFEST + REMOVING) or not STEM.match(stem) or not os.path.isfile(path):
+            continue
+        try:
+            with open(path, encoding="utf-8") as stream:
+                parts = json.load(stream)["parts"]
+            _check_parts(parts, stem, path)
+        except (ValueError, KeyError, TypeError, RecursionError, IntegrityFailed):
+            # Whatever it is, it names nothing that could be removed.
+            continue
+        if not os.path.lexists(os.path.join(directory, stem + MANIFEST)):
+            _remove_files(directory, stem, parts)
+
+
+def orphans(directory: str, now: float) -> List[str]:
+    """Return files that are called as parts of a backup and belong to none: an earlier version left them when killed.
+
+    Only those whose stem has no manifest in any state, and that nobody wrote to for a week. The caller holds the lock
+    of the instance's data, and decides: it may be the manifest that somebody lost.
+    """
+    try:
+        entries = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    known = {entry.split(".", 1)[0] for entry in entries if MANIFEST in entry}
+    found = []
+    for entry in entries:
+        match = _OWN_PART.match(entry)
+        if match is None or match.group("stem") in known:
+            continue
+        with contextlib.suppress(OSError):
+            status = os.lstat(os.path.join(directory, entry))
+            if stat.S_ISREG(status.st_mode) and now - max(status.st_mtime, status.st_ctime) > _ORPHAN_SECONDS:
+                found.append(entry)
+    return found
 
 
 def summary(backup: Backup, now: float, problem: Optional[str] = None) -> Dict[str, Any]:

@@ -12,10 +12,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from io import BufferedReader
 from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, cast
 
 from ._errors import MultibaseError
@@ -39,6 +42,9 @@ SET statement_timeout = 0;
 SET idle_in_transaction_session_timeout = 0;
 """
 _SENTINEL = "multibase-end-of-answer"
+# Counting the rows of a large table takes hours; what takes longer hangs.
+ANSWER_SECONDS = 4 * 3600.0
+_CHUNK = 1 << 16
 _ERROR_LINES = 5
 
 
@@ -135,12 +141,12 @@ class Server:
         return json.loads(self.script(database, FIXED_SETTINGS + query + ";\n", timeout) or "null")
 
     @contextlib.contextmanager
-    def session(self, database: str) -> Iterator[Session]:
-        """Keep one psql open, as for a snapshot that others share."""
+    def session(self, database: str, timeout: float = ANSWER_SECONDS) -> Iterator[Session]:
+        """Keep one psql open, as for a snapshot that others share. ``timeout`` is for each answer."""
         with tempfile.TemporaryFile() as errors:
             process = self.popen(self.psql(database), subprocess.PIPE, subprocess.PIPE, errors)
             try:
-                yield Session(process, errors)
+                yield Session(process, errors, timeout)
             finally:
                 end(process)
 
@@ -151,22 +157,51 @@ class Session:
 
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
+    timeout: float = ANSWER_SECONDS
+    _read: bytearray = field(default_factory=bytearray)
 
     def ask(self, sql: str) -> List[str]:
-        """Run statements and return the lines that they print."""
-        statements, answers = cast("IO[bytes]", self.process.stdin), cast("IO[bytes]", self.process.stdout)
+        """Run statements and return the lines that they print. Raises DatabaseFailed after ``timeout`` seconds."""
+        statements, answers = cast("IO[bytes]", self.process.stdin), cast(BufferedReader, self.process.stdout)
         # A psql that has ended already is noticed below.
         with contextlib.suppress(BrokenPipeError):
             statements.write("{0}\n\\echo {1}\n".format(sql, _SENTINEL).encode("utf-8"))
             statements.flush()
+        deadline = time.monotonic() + self.timeout
         lines: List[str] = []
-        for raw in answers:
-            line = raw.decode("utf-8", "replace").rstrip("\n")
+        for raw in self._lines(answers, deadline):
+            line = raw.decode("utf-8", "replace")
             if line == _SENTINEL:
                 return lines
             lines.append(line)
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=60)
         raise DatabaseFailed(last_words(self.errors))
+
+    def _lines(self, answers: BufferedReader, deadline: float) -> Iterator[bytes]:
+        """Yield the lines that psql prints until it ends; what was read beyond a line waits for the next question."""
+        searched = 0
+        while True:
+            found = self._read.find(b"\n", searched)
+            if found >= 0:
+                line = bytes(self._read[:found])
+                del self._read[: found + 1]
+                searched = 0
+                yield line
+                continue
+            searched = len(self._read)
+            # A container that is paused prints nothing, and does not end: whoever waits holds locks.
+            if not select.select([answers], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise DatabaseFailed(
+                    "the database did not answer within {0:.0f} s; is its container paused or overloaded?".format(
+                        self.timeout
+                    )
+                )
+            # Not os.read(): another thread may close it, and the number be that of another file by then.
+            chunk = answers.read1(_CHUNK)
+            if not chunk:
+                return
+            self._read += chunk
 
     def json(self, query: str) -> Any:
         """Run one query whose only value is JSON and return it read."""

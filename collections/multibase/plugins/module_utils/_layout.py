@@ -79,6 +79,15 @@ class Layout:
         """What came of the last backups of an instance."""
         return os.path.join(self.state, "backup", name + ".json")
 
+    def backup_state_lock(self, name: str) -> str:
+        """Held while what is remembered of an instance's backups is changed; for a moment only."""
+        return os.path.join(self.state, "locks", name + ".backup-state.lock")
+
+    @property
+    def metrics_lock(self) -> str:
+        """Held while the textfiles for monitoring are written."""
+        return os.path.join(self.state, "locks", "_metrics.lock")
+
     @property
     def signing_key(self) -> str:
         """The key that signs the manifests of this host's backups."""

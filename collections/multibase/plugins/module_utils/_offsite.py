@@ -40,6 +40,10 @@ MANIFEST = ".manifest.json"
 PARTIAL = ".partial"
 REMOTE = "target"  # what the only section of rclone's configuration is called
 HOUR = 3600.0
+# Bytes a second that even a slow line moves: a call may take its limit, and longer for what it moves.
+SLOWEST = 250_000
+# Repacking a repository moves what nobody knows before.
+_PRUNING = 12
 
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
@@ -314,7 +318,8 @@ def base_path(kind: str, options: Mapping[str, Any]) -> str:
 def upload(
     target: Target, directory: str, name: str, files: Sequence[str], manifest: str, timeout: float = HOUR
 ) -> Evidence:
-    """Copy a backup's parts and then its manifest, and read every one back. ``timeout`` is for each program call.
+    """Copy a backup's parts and then its manifest, and read every one back. ``timeout`` is for each program call,
+    beside the time that its bytes take on a slow line.
 
     What is there already and reads back right is not uploaded again. Raises OffsiteFailed.
     """
@@ -362,7 +367,7 @@ def fetch(target: Target, name: str, stem: str, directory: str, timeout: float =
                 continue
             with _staged(os.path.join(directory, file)) as stream:
                 sink = _Digest(stream)
-                session.stream(name, file, sink)
+                session.stream(name, file, sink, int(wanted[file]["size"]))
             if sink.about() != wanted[file]:
                 os.unlink(os.path.join(directory, file + PARTIAL))
                 raise session.failure(
@@ -600,8 +605,8 @@ class _Session:
         """Get ready to read a backup. Raises OffsiteFailed when it is not there."""
         raise NotImplementedError
 
-    def stream(self, name: str, file: str, sink: Callable[[bytes], None]) -> None:
-        """Hand over the content of a file of the target."""
+    def stream(self, name: str, file: str, sink: Callable[[bytes], None], size: int = 0) -> None:
+        """Hand over the content of a file of the target, which has about ``size`` bytes."""
         raise NotImplementedError
 
     def remove(self, name: str, stem: str) -> None:
@@ -631,7 +636,7 @@ class _Session:
     def differs(self, name: str, about: Mapping[str, Any]) -> Optional[str]:
         """Read a file back and say how it differs from the local one; None when it does not."""
         digest = _Digest()
-        self.stream(name, about["file"], digest)
+        self.stream(name, about["file"], digest, int(about["size"]))
         wanted = {"size": about["size"], "sha256": about["sha256"]}
         return None if digest.about() == wanted else _versus(digest, wanted)
 
@@ -672,12 +677,17 @@ class _Session:
         good: Sequence[int] = (0,),
         cwd: Optional[str] = None,
         feed: bytes = b"",
+        size: int = 0,
     ) -> int:
-        """Run a program and return its exit code, which is one of ``good``; else raise with its last lines."""
+        """Run a program and return its exit code, which is one of ``good``; else raise with its last lines.
+
+        ``size`` is how many bytes it moves.
+        """
+        limit = self._timeout + size / SLOWEST
         with tempfile.TemporaryFile(dir=self._private) as errors:
             try:
                 code = _execute(
-                    argv, cwd or self._private, self._environment, self._timeout, errors, sink or (lambda _: None), feed
+                    argv, cwd or self._private, self._environment, limit, errors, sink or (lambda _: None), feed
                 )
             except FileNotFoundError as error:
                 if error.filename != argv[0]:
@@ -691,7 +701,7 @@ class _Session:
             errors.seek(max(0, size - 65536))
             printed = errors.read().decode("utf-8", "replace")
         if code == _TIMED_OUT:
-            what = "{0} within {1:g} seconds".format(what, self._timeout)
+            what = "{0} within {1:g} seconds".format(what, limit)
         # Redacted before it is cut: half a secret would not be recognised.
         lines = [line.strip()[:300] for line in redact(printed, self._secrets).splitlines() if line.strip()]
         raise self.failure(file, "{0} ({1} ended with {2})".format(what, argv[0], code), " | ".join(lines[-5:]))
@@ -748,8 +758,8 @@ class _Files(_Session):
         if stem + MANIFEST not in self._names(self._place(name), name):
             raise self.failure(stem + MANIFEST, "is not there")
 
-    def stream(self, name: str, file: str, sink: Callable[[bytes], None]) -> None:
-        self._call(self._rclone("cat", self._place(name, file)), file, "could not be read", sink)
+    def stream(self, name: str, file: str, sink: Callable[[bytes], None], size: int = 0) -> None:
+        self._call(self._rclone("cat", self._place(name, file)), file, "could not be read", sink, size=size)
 
     def remove(self, name: str, stem: str) -> None:
         def of_it() -> List[str]:
@@ -767,13 +777,12 @@ class _Files(_Session):
         S3 shows an object when it is complete. On SFTP only rclone 1.63 and later write to another name first, so we
         do. Times are ignored: a damaged file can have the time and the size of a good one.
         """
+        size = os.stat(path).st_size
+        place = self._place(name, file if self.target.kind == "s3" else file + PARTIAL)
+        self._call(self._rclone("copyto", "--ignore-times", path, place), file, "was not uploaded", size=size)
         if self.target.kind == "s3":
-            self._call(
-                self._rclone("copyto", "--ignore-times", path, self._place(name, file)), file, "was not uploaded"
-            )
             return
-        staged = self._place(name, file + PARTIAL)
-        self._call(self._rclone("copyto", "--ignore-times", path, staged), file, "was not uploaded")
+        staged = place
         self._call(
             self._rclone("moveto", "--ignore-times", staged, self._place(name, file)), file, "did not get its name"
         )
@@ -815,7 +824,8 @@ class _Snapshots(_Session):
         # It may end badly and yet have written a snapshot, which then must not be taken for a backup.
         known = {snapshot["id"] for snapshot in before}
         try:
-            self._call(self._restic(*words), files[-1], "was not uploaded", cwd=directory)
+            size = sum(int(about["size"]) for about in local)
+            self._call(self._restic(*words), files[-1], "was not uploaded", cwd=directory, size=size)
             made = [snapshot["id"] for snapshot in self._snapshots(name, stem) if snapshot["id"] not in known]
             if len(made) != 1:
                 raise self.failure(files[-1], "{0} snapshots were made instead of one".format(len(made)))
@@ -844,8 +854,8 @@ class _Snapshots(_Session):
             raise self.failure(stem + MANIFEST, "is not there")
         self._snapshot = found[-1]["id"]
 
-    def stream(self, name: str, file: str, sink: Callable[[bytes], None]) -> None:
-        self._call(self._restic("dump", self._snapshot, "/" + file), file, "could not be read", sink)
+    def stream(self, name: str, file: str, sink: Callable[[bytes], None], size: int = 0) -> None:
+        self._call(self._restic("dump", self._snapshot, "/" + file), file, "could not be read", sink, size=size)
 
     def remove(self, name: str, stem: str) -> None:
         self._must_exist()
@@ -857,6 +867,7 @@ class _Snapshots(_Session):
     def prune(self) -> None:
         self._must_exist()
         self._unlock()
+        self._timeout *= _PRUNING
         self._call(self._restic("prune", "--quiet"), "repository", "could not be pruned")
 
     def _restic(self, *words: str) -> List[str]:

@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import os
+import re
+import secrets
 import shutil
 from dataclasses import dataclass, field
 from typing import List, Mapping, Sequence, Tuple
 
 _TEMPORARY_SUFFIX = ".multibase-new"
+_TOKEN = re.compile(r"\.[0-9a-f]{16}\Z")
 
 
 def sync_filesystem(path: str) -> None:
@@ -43,14 +48,18 @@ def write_new(path: str, content: bytes, mode: int, sync: bool = False) -> None:
     """Create ``path`` with ``mode`` from its first moment; fails when it exists. ``sync`` waits for the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        os.fchmod(descriptor, mode)
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        if sync:
-            os.fsync(descriptor)
+        _fill_file(descriptor, content, mode, sync)
     finally:
         os.close(descriptor)
+
+
+def _fill_file(descriptor: int, content: bytes, mode: int, sync: bool) -> None:
+    os.fchmod(descriptor, mode)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    if sync:
+        os.fsync(descriptor)
 
 
 def make_directories(base: str, relative: str, mode: int) -> None:
@@ -64,12 +73,55 @@ def make_directories(base: str, relative: str, mode: int) -> None:
 
 
 def replace_file(path: str, content: bytes, mode: int) -> None:
-    """Replace one file: staged beside it, synced, renamed, the directory synced."""
-    temporary = path + _TEMPORARY_SUFFIX
-    _discard(temporary)
-    write_new(temporary, content, mode, sync=True)
-    os.rename(temporary, path)
+    """Replace one file: staged beside it, synced, renamed, the directory synced.
+
+    Several may do so at once; each has a staged file of its own, and the last one's content stays.
+    """
+    _discard_abandoned(path)
+    while True:
+        temporary = "{0}.{1}{2}".format(path, secrets.token_hex(8), _TEMPORARY_SUFFIX)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            # The lock says that somebody is at work on it. Whoever looked just before it was taken removed the file,
+            # and has the lock for that moment.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not os.path.lexists(temporary):
+                continue
+            try:
+                _fill_file(descriptor, content, mode, sync=True)
+            except BaseException:
+                _discard(temporary)
+                raise
+            os.rename(temporary, path)
+        finally:
+            os.close(descriptor)
+        break
     sync_directory(os.path.dirname(path))
+
+
+def _discard_abandoned(path: str) -> None:
+    """Remove what writers of ``path`` staged that were killed. One that is at work holds the lock of its file."""
+    directory, base = os.path.split(path)
+    for entry in os.listdir(directory or "."):
+        if not (entry.startswith(base) and entry.endswith(_TEMPORARY_SUFFIX)):
+            continue
+        token = entry[len(base) : -len(_TEMPORARY_SUFFIX)]
+        if token and not _TOKEN.match(token):
+            continue
+        staged = os.path.join(directory, entry)
+        try:
+            descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            # Gone meanwhile, or a link, which is none of ours.
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _discard(staged)
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
 
 
 def discard_temporary_files(directory: str) -> None:

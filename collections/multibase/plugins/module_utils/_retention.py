@@ -18,6 +18,8 @@ FUTURE_SECONDS = 300
 # A host whose newest backup is older than this has been asleep, or its clock has jumped. Either way a person decides.
 STALE_DAYS = 400
 DAY = 86400
+# Of two backups in a row: how many of the usual pauses may lie between them.
+_USUAL_PAUSES = 3
 # The seconds that datetime can name: 1970 up to the end of the year 9999.
 _LAST_SECOND = 253402300799.0
 
@@ -57,13 +59,18 @@ class Plan:
     """What becomes of every backup: each is either in ``keep``, with its reasons, or in ``remove``, oldest first.
 
     ``refused`` says why nothing is removed although there may be something to remove; None when nothing was wrong.
-    ``directories`` are those with data that a restore kept for its days; the caller fills them in.
+    ``doubtful`` says that it is refused because the last run failed or the clock cannot be believed: then nothing else
+    is removed by its age either. ``directories`` are those with data that a restore kept for its days, and ``orphans``
+    files of ours that no manifest names; the caller fills them in, and ``notes`` on what the user should know.
     """
 
     keep: Dict[str, List[str]]
     remove: List[str]
     refused: Optional[str]
+    doubtful: bool = False
     directories: List[str] = field(default_factory=list)
+    orphans: List[str] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
 
 
 _PERIODS: Sequence[Tuple[str, Callable[[datetime], str]]] = (
@@ -122,10 +129,16 @@ def plan(entries: Sequence[Entry], policy: Policy, now: float, last_run_failed: 
     newest_first = sorted(entries, key=_age, reverse=True)
     verified = [entry for entry in newest_first if entry.verified]
     reasons = _reasons(newest_first, verified, policy, least)
-    refused = _refusal(newest_first, len(verified), least, now, last_run_failed)
+    doubt = _FAILED if last_run_failed else clock_doubt(newest_first, now)
+    doubt = doubt or jump(verified, policy.keep_within_days)
+    refused = doubt
+    if refused is None and len(verified) < least:
+        refused = "only {0} of at least {1} backups are verified; nothing is removed before".format(
+            len(verified), least
+        )
     if refused is not None:
         keep = {entry.id: reasons[entry.id] or ["nothing is removed now"] for entry in newest_first}
-        return Plan(keep=keep, remove=[], refused=refused)
+        return Plan(keep=keep, remove=[], refused=refused, doubtful=doubt is not None)
     kept = [entry for entry in newest_first if reasons[entry.id]]
     if policy.max_bytes:
         kept = _fit(kept, {entry.id for entry in verified[:least]}, policy.max_bytes)
@@ -184,24 +197,46 @@ def _fit(newest_first: Sequence[Entry], protected: AbstractSet[str], most: int) 
     return [entry for entry in newest_first if entry.id not in dropped]
 
 
-def _refusal(
-    newest_first: Sequence[Entry], verified: int, least: int, now: float, last_run_failed: bool
-) -> Optional[str]:
-    """Say why nothing may be removed, or return None."""
-    if last_run_failed:
-        return "the last backup failed; nothing is removed until one succeeds"
-    if newest_first:
-        ahead = newest_first[0].time - now
-        if ahead > FUTURE_SECONDS:
-            return "backup {0} is {1:.0f} seconds in the future; check the clock of this host".format(
-                newest_first[0].id, ahead
+_FAILED = "the last backup failed; nothing is removed until one succeeds"
+
+
+def clock_doubt(entries: Sequence[Entry], now: float) -> Optional[str]:
+    """Say why ``now`` cannot be believed, given the backups that there are, or return None."""
+    if not entries:
+        return None
+    newest = max(entries, key=_age)
+    ahead = newest.time - now
+    if ahead > FUTURE_SECONDS:
+        return "backup {0} is {1:.0f} seconds in the future; check the clock of this host".format(newest.id, ahead)
+    if -ahead > STALE_DAYS * DAY:
+        return "the newest backup, {0}, is {1:.0f} days old, more than {2}; check the clock of this host".format(
+            newest.id, -ahead / DAY, STALE_DAYS
+        )
+    return None
+
+
+def jump(entries: Sequence[Entry], days: float) -> Optional[str]:
+    """Say where the time between two backups is longer than rules that count days can explain, or return None.
+
+    A clock that was set forward, and a host that was off for long, look alike: most backups are older than ``days`` at
+    once, although nothing came in their stead. That is so when the pause is longer than half of the days and than
+    three of the usual ones (the median), and until backups after it cover the days. Zero days: nothing counts days.
+    """
+    times = sorted(((entry.time, entry.id) for entry in entries), reverse=True)
+    pauses = [newer[0] - older[0] for newer, older in zip(times, times[1:])]
+    if not pauses or not days:
+        return None
+    usual = sorted(pauses)[(len(pauses) - 1) // 2]
+    longest = max(days * DAY / 2, _USUAL_PAUSES * usual)
+    for (at, newer), (_at, older), pause in zip(times, times[1:], pauses):
+        if times[0][0] - at >= days * DAY:
+            break
+        if pause > longest:
+            return (
+                "between the backups {0} and {1} lie {2:.0f} days: the clock of this host was wrong, or it was off. "
+                "Nothing is removed until the backups since then cover {3:g} days; if one has a wrong time, remove its "
+                "files".format(older, newer, pause / DAY, days)
             )
-        if -ahead > STALE_DAYS * DAY:
-            return "the newest backup, {0}, is {1:.0f} days old, more than {2}; check the clock of this host".format(
-                newest_first[0].id, -ahead / DAY, STALE_DAYS
-            )
-    if verified < least:
-        return "only {0} of at least {1} backups are verified; nothing is removed before".format(verified, least)
     return None
 
 

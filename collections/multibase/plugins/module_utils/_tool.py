@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -31,7 +32,7 @@ from . import (
 )
 from ._compose import Compose
 from ._engine import DEFAULT_HOST, connect
-from ._errors import EngineUnavailable, MultibaseError
+from ._errors import EngineUnavailable, MultibaseError, NoSpace
 from ._layout import Layout
 
 _ENGINE_RESTART_SECONDS = 180.0
@@ -131,12 +132,15 @@ def main(argv: Sequence[str]) -> int:
                 result, code = _boot_up(args, say)
             else:
                 result = _run(args, say)
+                if args.command in ("backup", "catch-up"):
+                    # A backup that is good as far as it goes; whatever is worse was raised.
+                    code = max([0, *(int(row.get("exit_code") or 0) for row in result)])
     except MultibaseError as error:
         say("failed: {0}".format(error))
         return error.exit_code
     except OSError as error:
         say("failed: {0}: {1}".format(error.filename or "host", error.strerror or error))
-        return 14 if error.errno == 28 else 1
+        return NoSpace.exit_code if error.errno in (errno.ENOSPC, errno.EDQUOT) else 1
     except KeyboardInterrupt:
         return 130
     # What came of a boot was told line by line already, and goes to the journal.
@@ -159,12 +163,14 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
         return [_backup_of(host, args.name, args, say)]
     if args.command == "catch-up":
         with _lock.exclusive(layout.catch_up_lock, args.lock_timeout):
+            _backup_job.discard_all_kept(host)
             return _catch_up(host, _backup_job.due_now(layout, now), args, say)
     if args.command == "prune":
         chosen = _backup_job.read_settings(layout, args.name)
         policy = policy_of(chosen) or _retention.Policy(keep_last=7)
         plan = _backup_job.prune(host, args.name, policy, args.lock_timeout, args.check)
-        return [{"name": args.name, "kept": sorted(plan.keep), "removed": plan.remove, "refused": plan.refused}]
+        return [{"name": args.name, "kept": sorted(plan.keep), "removed": plan.remove, "refused": plan.refused,
+                 "orphans": plan.orphans, "notes": plan.notes}]  # fmt: skip
     if args.command == "copies":
         return _copies.listing(layout, args.name, _offsite.HOUR)
     if args.command == "send":
@@ -214,14 +220,14 @@ def _boot_up(args: argparse.Namespace, say: Any) -> Tuple[List[Dict[str, Any]], 
 
 def _catch_up(host: _backup_job.Host, names: List[str], args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
     """Take the backups that were missed; one that fails does not keep the others from being taken."""
-    done, first = [], None
+    done: List[Dict[str, Any]] = []
+    first: Optional[Exception] = None
     for name in names:
-        # A run that began at its own time may have taken it meanwhile.
-        if not _backup_job.overdue(host.layout, name, time.time()):
-            continue
         try:
-            done.append(_backup_of(host, name, args, say))
-        except MultibaseError as error:
+            # A run that began at its own time may have taken it meanwhile.
+            if _backup_job.missed(host.layout, name, time.time()):
+                done.append(_backup_of(host, name, args, say))
+        except (MultibaseError, OSError) as error:
             say("instance {0}: {1}".format(name, error))
             first = first or error
     if first is not None:
