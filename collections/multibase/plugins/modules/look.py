@@ -71,7 +71,7 @@ def main():
         if not argv:
             continue
         try:
-            code, output, errors = module.run_command(argv, handle_exceptions=False)
+            code, output, errors = module.run_command(argv, handle_exceptions=False, expand_user_and_vars=False)
         except OSError as error:
             code, output, errors = 127, "", error.strerror or str(error)
         # As ansible.builtin.command returns it.
