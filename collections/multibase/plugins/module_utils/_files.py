@@ -114,9 +114,8 @@ def shown(wanted: Wanted, there: There) -> List[Dict[str, Any]]:
 
 
 def _own(path: str, wanted: Wanted) -> None:
-    if wanted.owner is None or wanted.group is None:
-        raise InvalidInput(["{0}: this host does not have its owner or its group".format(wanted.path)])
-    os.chown(path, wanted.owner, wanted.group)
+    # ``bring`` has seen to it that there are both.
+    os.chown(path, -1 if wanted.owner is None else wanted.owner, -1 if wanted.group is None else wanted.group)
     # After the owner, whose change takes special bits away.
     os.chmod(path, wanted.mode)
 
@@ -135,18 +134,19 @@ def _make_directory(wanted: Wanted) -> None:
         _own(wanted.path, wanted)
 
 
-def _stage(wanted: Wanted, check: Check) -> str:
-    staged = wanted.path + _STAGED
+def _discard(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(staged)
+        os.unlink(path)
+
+
+def _stage(wanted: Wanted, staged: str, check: Check) -> None:
+    _discard(staged)
     write_new(staged, wanted.content, 0o600, sync=True)
     _own(staged, wanted)
     if wanted.validate:
         code, said = check([argument.replace("%s", staged) for argument in wanted.validate])
         if code:
-            os.unlink(staged)
             raise InvalidInput(["{0}: {1} refused it: {2}".format(wanted.path, wanted.validate[0], said.strip())])
-    return staged
 
 
 def write(wanted: Sequence[Wanted], there: Sequence[There], check: Check) -> None:
@@ -159,7 +159,8 @@ def write(wanted: Sequence[Wanted], there: Sequence[There], check: Check) -> Non
     try:
         for entry, found in pairs:
             if entry.state == FILE and {"state", "content"} & set(differences(entry, found)):
-                staged[entry.path] = _stage(entry, check)
+                staged[entry.path] = entry.path + _STAGED
+                _stage(entry, staged[entry.path], check)
         for entry, _found in pairs:
             if entry.path in staged:
                 os.rename(staged.pop(entry.path), entry.path)
@@ -170,14 +171,19 @@ def write(wanted: Sequence[Wanted], there: Sequence[There], check: Check) -> Non
                 os.unlink(entry.path)
     finally:
         for path in staged.values():
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            _discard(path)
 
 
 def bring(wanted: Sequence[Wanted], check: Check, dry: bool) -> Tuple[List[bool], List[Dict[str, Any]]]:
     """Compare all, and write those that differ unless it is a dry run; return which differed, and the differences."""
     there = [look(entry.path) for entry in wanted]
     problems = [found for found in map(problem, wanted, there) if found]
+    if not dry:
+        problems += [
+            "{0}: this host does not have its owner or its group".format(entry.path)
+            for entry in wanted
+            if entry.state != ABSENT and not entry.compare and None in (entry.owner, entry.group)
+        ]
     if problems:
         raise InvalidInput(problems)
     changed = [bool(differences(entry, found)) for entry, found in zip(wanted, there)]
