@@ -44,6 +44,8 @@ class DeferredClient:
             command or [sys.executable, os.path.abspath(__file__)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # Named, because Ansible keeps its own from programs.
+            stderr=2,
             # Ctrl-C is for the run; what it says of its end is recorded yet.
             start_new_session=True,
         )
@@ -59,28 +61,28 @@ class DeferredClient:
         """Have something made, and return what is known of it."""
         kind = endpoint.strip("/").split("/")[-1]
         self._calls += 1
-        answer = {**NEW.get(kind, {}), **members, "id": MARK + str(self._calls)}
+        number = self._calls
+        answer = {**NEW.get(kind, {}), **members, "id": MARK + str(number)}
         self._known[answer["id"]] = answer
-        self._send("post", endpoint, members)
+        self._send(number, "post", endpoint, members)
         return answer
 
     def patch(self, endpoint: str, **members: Any) -> Dict[str, Any]:
         """Have something changed, and return what is known of it."""
-        self._calls += 1
         answer = self._known.setdefault(endpoint.rsplit("/", 1)[-1], {})
         answer.update(members)
         if "labels" in members:
             answer["labels"] = [{"name": label} for label in members["labels"]]
-        self._send("patch", endpoint, members)
+        self._send(0, "patch", endpoint, members)
         if "/playbooks/" in endpoint and "ended" in members:
             self._finish()
         return dict(answer)
 
-    def _send(self, method: str, endpoint: str, members: Mapping[str, Any]) -> None:
+    def _send(self, number: int, method: str, endpoint: str, members: Mapping[str, Any]) -> None:
         # Workers are copies of this process, with its pipe and its handlers of signals; it is not theirs to write to.
         if os.getpid() != self._owner or self._over:
             return
-        self._unsent += json.dumps([self._calls, method, endpoint, members]).encode() + b"\n"
+        self._unsent += json.dumps([number, method, endpoint, members]).encode() + b"\n"
         # A handler of a signal may come in between; what it sends is sent by the call that it interrupted.
         if self._sending:
             return
@@ -88,7 +90,9 @@ class DeferredClient:
         try:
             stream = cast(Any, self._process.stdin).fileno()
             while self._unsent:
-                self._unsent = self._unsent[os.write(stream, self._unsent) :]
+                # In two steps: what a handler adds while this waits is there afterwards.
+                written = os.write(stream, self._unsent)
+                self._unsent = self._unsent[written:]
         except BrokenPipeError:
             self._finish()
         finally:
@@ -173,13 +177,8 @@ def ara_requests() -> Callable[[str, str, Mapping[str, Any]], Tuple[int, Any]]:
     from django.db import connection
 
     django.setup()
-    # A write-ahead log, and disks synchronised when it is taken over instead of at each call: the database is as safe
-    # from a loss of power as before, only the last moments of a run may be missing after one.
+    # One connection for all: that of a server would be made anew for each call.
     connection.settings_dict["CONN_MAX_AGE"] = None
-    if connection.vendor == "sqlite":
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            cursor.execute("PRAGMA synchronous=NORMAL")
     call_command("migrate", verbosity=0, interactive=False)
     handler = WSGIHandler()
 
