@@ -5,10 +5,13 @@ ARA takes a run's name and labels from the variables of its plays, and takes the
 1.8, ``v2_playbook_on_play_start``). A label with an instance's name can therefore not be written in a playbook; this
 plugin, which runs before ARA's, puts it into the play's variables. Both may still be given as extra variables
 (``ara_playbook_name``, ``ara_playbook_labels``), which are stronger.
+
+It also takes the recording out of the way of the run (``playbooks/recording/recorder.py``).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from typing import Any, Dict, List, Mapping, Optional
@@ -90,6 +93,20 @@ def failure_message(result: Mapping[str, Any]) -> str:
     return "\n".join(dict.fromkeys(messages))
 
 
+def defer_recording() -> None:
+    """Have ARA's callback, which is loaded after this one, record in a process of its own."""
+    if not importlib.util.find_spec("ara"):
+        return
+    from ara.clients import utils
+
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "recording", "recorder.py")
+    spec = importlib.util.spec_from_file_location("multibase_recorder", path)
+    assert spec is not None and spec.loader is not None  # noqa: S101  # for mypy: the path ends in .py
+    recorder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recorder)
+    recorder.defer(utils)
+
+
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible is not typed
     """See the module's text."""
 
@@ -106,6 +123,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible is not type
         # Made by `make setup`, readable by its owner only. Where it is missing ARA keeps its own default.
         if os.path.isfile(os.path.join(records, "settings.yaml")):
             os.environ.setdefault("ARA_BASE_DIR", os.path.realpath(records))
+        defer_recording()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Remember which verb runs: a playbook's file is named after it."""

@@ -54,7 +54,7 @@ with open(os.path.join(root, "call.json"), "w") as stream:
                "callbacks": os.environ.get("ANSIBLE_CALLBACK_PLUGINS")}}, stream)
 if reply["record"]:
     with sqlite3.connect(os.path.join(root, ".ara", "ansible.sqlite")) as database:
-        database.execute("INSERT INTO playbooks (name) VALUES ('x')")
+        database.execute("INSERT INTO playbooks (name, status) VALUES ('x', ?)", (reply["record"],))
 if reply["instances"] is not None:
     json.dump({{reply["key"]: reply["instances"]}}, open(variables["multibase_result_file"], "w"))
 json.dump(reply["failures"], open(os.environ["MULTIBASE_FAILURES_FILE"], "w"))
@@ -121,7 +121,7 @@ def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Front:
         (tmp_path / directory).mkdir(parents=True)
     (tmp_path / ".venv/ara/callback/ara_default.py").touch()
     with sqlite3.connect(tmp_path / ".ara" / "ansible.sqlite") as database:
-        database.execute("CREATE TABLE playbooks (id INTEGER PRIMARY KEY, name TEXT)")
+        database.execute("CREATE TABLE playbooks (id INTEGER PRIMARY KEY, name TEXT, status TEXT)")
     fake = tmp_path / ".venv" / "bin" / "ansible-playbook"
     fake.write_text(FAKE.format(python=sys.executable, root=str(tmp_path)))
     fake.chmod(0o755)
@@ -548,8 +548,12 @@ def test_a_run_without_a_result_is_an_error(front: Front) -> None:
 
 
 def test_a_run_that_was_not_recorded_is_complained_about(front: Front) -> None:
-    front.reply(instances=[ACME], record=False)
-    assert "not recorded in ARA" in front.run("list").stderr
+    front.reply(instances=[ACME], record="completed")
+    assert "recorded in ARA" not in front.run("list").stderr
+    front.reply(instances=[ACME], record="running")
+    assert "the end of this run was not recorded in ARA" in front.run("list").stderr
+    front.reply(instances=[ACME], record="")
+    assert "this run was not recorded in ARA" in front.run("list").stderr
     shutil.rmtree(front.root / ".venv" / "ara")
     front.reply(instances=[ACME])
     assert "not recorded in ARA" in front.run("list").stderr

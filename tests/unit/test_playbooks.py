@@ -356,7 +356,7 @@ def test_settings_of_the_engine_keep_what_an_administrator_chose(tmp_path: Path)
         encoded = base64.b64encode(json.dumps(found).encode()).decode() if found else ""
         variables: Dict[str, Any] = {
             "multibase_docker_daemon_options": options,
-            "__multibase_docker_program": {"matched": 1, "files": []},
+            "__multibase_docker_programs": ["/usr/sbin/dockerd"],
             "__multibase_docker_settings": {"content": encoded},
             "__multibase_docker_swarm": {"stdout": swarm},
             "written": written,
@@ -393,11 +393,15 @@ def test_the_engine_is_reloaded_before_it_is_restarted_and_waited_for_in_between
     assert f"notify: {notice}\n" in (DOCKER_ROLE / "tasks" / "configure.yml").read_text(encoding="utf-8")
 
 
-def test_an_engine_is_found_where_debian_and_where_others_put_it() -> None:
+def test_an_engine_is_found_where_debian_and_where_others_put_it(tmp_path: Path) -> None:
     tasks = yaml.safe_load((DOCKER_ROLE / "tasks" / "preflight.yml").read_text(encoding="utf-8"))
-    (looks,) = [task["ansible.builtin.find"] for task in tasks if task.get("register") == "__multibase_docker_program"]
-    assert {"/usr/bin", "/usr/sbin"} <= set(looks["paths"])
-    assert looks["patterns"] == ["dockerd"]
+    (looks,) = [task["multibase.supabase.look"]["commands"] for task in tasks if "multibase.supabase.look" in task]
+    assert {"/usr/bin", "/usr/sbin"} <= set(looks["programs"])
+    done = subprocess.run([*looks["programs"], str(tmp_path)], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in done.stdout
+    (tmp_path / "dockerd").touch()
+    done = subprocess.run([*looks["programs"], str(tmp_path)], capture_output=True, text=True, check=True)
+    assert f"{tmp_path}/dockerd" in done.stdout.splitlines()
 
 
 def test_callbacks_run_in_the_same_order_in_awx() -> None:

@@ -272,14 +272,16 @@ def test_everything_is_checked_before_anything_is_written() -> None:
     steps = [task["ansible.builtin.import_tasks"] for task in load("tasks/main.yml")]
     assert steps == ["preflight.yml", "packages.yml", "schedule.yml"]
     first, *checks = load("tasks/preflight.yml")
-    assert first["ansible.builtin.import_role"] == {"name": "multibase_instances", "tasks_from": "read.yml"}
+    role = {"name": "multibase_instances", "tasks_from": "read.yml", "public": True}
+    assert first["ansible.builtin.include_role"] == role
     assert [key for check in checks for key in check if "." in key] == [
         "ansible.builtin.assert",
-        "ansible.builtin.stat",
+        "multibase.supabase.look",
         "ansible.builtin.assert",
     ]
     # What cron would call is there, but for a new host in check mode.
-    assert checks[-1]["ansible.builtin.assert"]["that"] == "__multibase_backup_tool.stat.exists or ansible_check_mode"
+    there = "__multibase_backup_seen.said.tool.rc == 0 or ansible_check_mode"
+    assert checks[-1]["ansible.builtin.assert"]["that"] == there
 
 
 @pytest.mark.parametrize(
@@ -288,11 +290,10 @@ def test_everything_is_checked_before_anything_is_written() -> None:
 def test_check_mode_skips_what_a_new_host_cannot_compare(
     tmp_path: Path, there: bool, installed: str, new: bool
 ) -> None:
-    found = {
-        "__multibase_backup_tool": {"stat": {"exists": there}},
-        "__multibase_backup_query": {"stdout_lines": installed.splitlines()},
-    }
-    (told,) = expand(tmp_path, {}, ["{{ __multibase_backup_new | to_json }}"], **found)
+    said = {"tool": {"rc": 0 if there else 1}, "packages": {"stdout_lines": installed.splitlines()}}
+    (told,) = expand(
+        tmp_path, {}, ["{{ __multibase_backup_new | to_json }}"], __multibase_backup_seen={"said": said}
+    )
     assert json.loads(told) is new
     for task in load("tasks/schedule.yml"):
         assert task["when"] == "not (ansible_check_mode and __multibase_backup_new)"

@@ -46,7 +46,8 @@ def variables(system: str, **given: Any) -> Dict[str, Any]:
         "ansible_facts": {"distribution": distribution, "distribution_major_version": version},
         "inventory_hostname": "server",
         "ansible_check_mode": False,
-        "__multibase_docker_program": {"matched": 0, "files": []},
+        "__multibase_docker_programs": [],
+        "__multibase_docker_settings": {"content": "e30="},
         "__multibase_docker_query": {"stdout_lines": [], "rc": 1},
         "__multibase_docker_compose_before": SKIPPED,
         "__multibase_docker_engine_before": SKIPPED,
@@ -62,7 +63,7 @@ def engine(*packages: str, release: str = "20.10.24", compose: str = "") -> Dict
     """What the role finds on a host that runs an Engine, with these packages."""
     asked = {"rc": 0, "stdout": compose} if compose else {"rc": 1, "stdout": ""}
     return {
-        "__multibase_docker_program": {"matched": 1, "files": [{"path": "/usr/sbin/dockerd"}]},
+        "__multibase_docker_programs": ["/usr/sbin/dockerd"],
         "__multibase_docker_query": {"stdout_lines": ["installed " + name for name in packages], "rc": 0},
         "__multibase_docker_compose_before": asked,
         "__multibase_docker_engine_before": {"rc": 0, "stdout": "Docker version {0}, build 1".format(release)},
@@ -193,7 +194,7 @@ def test_a_new_engine_may_publish_everywhere() -> None:
 def test_what_depends_on_the_engines_release(release: str, checked: bool, forgetful: bool) -> None:
     known = variables("Debian 13", **engine("docker.io", release=release), __multibase_docker_engine_after=SKIPPED)
     command = expand("__multibase_docker_check_settings", known)
-    assert command == ("/usr/sbin/dockerd --validate --config-file=%s" if checked else "")
+    assert command == (["/usr/sbin/dockerd", "--validate", "--config-file=%s"] if checked else [])
     assert expand("__multibase_docker_forgetful", known) is forgetful
 
 

@@ -34,7 +34,8 @@ def expand(text: str, seen: List[str] = SEEN, connection: str = "", **variables:
     known: Dict[str, Any] = {}
     for name in ("defaults", "vars"):
         known.update(trusted(yaml.safe_load((ROLE / name / "main.yml").read_text(encoding="utf-8"))))
-    known.update({"ansible_managed": "managed", "__multibase_firewall_query": {"stdout_lines": seen}})
+    said = {"host": {"stdout_lines": seen}}
+    known.update({"ansible_managed": "managed", "__multibase_firewall_query": {"said": said}})
     known.update({"__multibase_firewall_connection": {"stdout": connection}, **variables})
     return Templar(loader=DataLoader(), variables=known).template(trust_as_template(text))
 

@@ -23,7 +23,8 @@ def expand(text: str, seen: List[str], **variables: Any) -> Any:
     known: Dict[str, Any] = {}
     for name in ("defaults", "vars"):
         known.update(trusted(yaml.safe_load((ROLE / name / "main.yml").read_text(encoding="utf-8"))))
-    known.update({"ansible_managed": "managed", "__multibase_hardening_query": {"stdout_lines": seen}, **variables})
+    said = {"host": {"stdout_lines": seen}, "kernel": {"stdout_lines": variables.pop("kernel", [])}}
+    known.update({"ansible_managed": "managed", "__multibase_hardening_query": {"said": said}, **variables})
     return Templar(loader=DataLoader(), variables=known).template(trust_as_template(text))
 
 
@@ -52,6 +53,9 @@ def test_a_container_gets_only_what_is_its_own() -> None:
     left = expand("{{ __multibase_hardening_sysctl_left }}", ["container lxc"])
     assert sorted([*inside, *left]) == sorted(bare)
     assert expand("{{ __multibase_hardening_sysctl_left }}", []) == []
+    told = ["changed kernel.sysrq", "missing net.ipv4.tcp_rfc1337"]
+    assert expand("{{ __multibase_hardening_kernel_seen }}", ["container lxc"], kernel=told) == told[1:]
+    assert expand("{{ __multibase_hardening_kernel_seen }}", [], kernel=told) == told
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -35,37 +35,16 @@ def expand(directory: Path, texts: Sequence[str], **variables: Any) -> List[str]
 # Directories
 
 
-def directories(tmp_path: Path, there: List[str], **variables: Any) -> Tuple[List[str], List[str]]:
-    """What is wanted, and what of it is wrong when ``stat`` printed ``there``."""
-    texts = ["{{ __multibase_host_directories_" + which + " | to_json }}" for which in ("wanted", "wrong")]
-    found = {"stdout_lines": there}
-    wanted, wrong = expand(tmp_path, texts, __multibase_host_directories_there=found, **variables)
-    return json.loads(wanted), json.loads(wrong)
-
-
-def test_directories_are_made_only_where_something_is_wrong(tmp_path: Path) -> None:
-    wanted, wrong = directories(tmp_path, [])
-    assert wrong == wanted and wanted[0] == "711 root root directory /opt/multibase"
-    assert directories(tmp_path, wanted)[1] == []
-    bad = [*wanted[:-1], wanted[-1].replace("root root", "root www-data")]
-    assert directories(tmp_path, bad)[1] == wanted[-1:]
-
-
 def test_other_users_list_nothing_but_what_is_served(tmp_path: Path) -> None:
     root = str(tmp_path / "else where")
-    wanted, _wrong = directories(tmp_path, [], multibase_root=root)
-    for line in wanted:
-        mode, owner, group, _kind, path = line.split(" ", 4)
-        assert (owner, group) == ("root", "root") and path.startswith(root)
-        assert path == root + "/www" or not int(mode, 8) & 0o4, path
-        assert not int(mode, 8) & 0o022, path
-    # As GNU's stat prints them, byte for byte.
-    (tmp_path / "else where").mkdir()
-    (tmp_path / "else where").chmod(0o711)
-    done = subprocess.run(
-        ["stat", "--format=%a %U %G %F %n", root], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    assert done[0].split(" ")[0] == "711" and done[0].endswith("directory " + root)
+    (told,) = expand(tmp_path, ["{{ __multibase_host_directories | to_json }}"], multibase_root=root)
+    wanted = json.loads(told)
+    assert wanted[0] == {"path": root, "state": "directory", "mode": "0711"}
+    for entry in wanted:
+        # The module's own default for owner and group is root.
+        assert set(entry) == {"path", "state", "mode"} and entry["path"].startswith(root)
+        assert entry["path"] == root + "/www" or not int(entry["mode"], 8) & 0o4, entry
+        assert not int(entry["mode"], 8) & 0o022, entry
 
 
 # Logs
@@ -103,35 +82,40 @@ def test_the_launcher_runs_from_any_root(tmp_path: Path) -> None:
 
 
 def test_the_host_is_compared_with_what_is_shipped(tmp_path: Path) -> None:
-    library = ROOT + "/lib/multibase"
-    there = [
-        {
-            "path": library + "/" + source.name, "checksum": hashlib.sha256(source.read_bytes()).hexdigest(),
-            "mode": "0644", "uid": 0, "gid": 0,
-        }
-        for source in SOURCES.glob("*.py")
-    ]  # fmt: skip
-    empty = {"path": library + "/__init__.py", "checksum": hashlib.sha256(b"").hexdigest(), "mode": "0644"}
-    there.append({**empty, "uid": 0, "gid": 0})
+    library = tmp_path / "lib" / "multibase"
+    shutil.copytree(SOURCES, library, ignore=shutil.ignore_patterns("__pycache__"))
+    (library / "__init__.py").touch()
+    commands = load("tasks/look.yml")[0]["multibase.supabase.look"]["commands"]
 
-    def compare(files: List[Dict[str, Any]]) -> Tuple[List[str], List[str]]:
+    def compare() -> Tuple[List[str], List[str]]:
+        """What is wrong and what is stale, by what the role's own commands say of the library."""
+        said: Dict[str, Any] = {}
+        for name in ("sums", "modes"):
+            argv = [*commands[name][:-1], str(library)]
+            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+            said[name] = {"stdout_lines": done.stdout.splitlines()}
+        # The files of a test are not root's.
+        owners = " {0} {1}".format(os.getuid(), os.getgid())
+        modes = said["modes"]["stdout_lines"]
+        said["modes"]["stdout_lines"] = [line.replace(owners, " 0 0") for line in modes]
         texts = ["{{ __multibase_host_tool_" + which + " | sort | to_json }}" for which in ("wrong", "stale")]
-        wrong, stale = expand(tmp_path, texts, __multibase_host_found={"files": files})
+        wrong, stale = expand(tmp_path, texts, __multibase_host_seen={"said": said})
         return json.loads(wrong), json.loads(stale)
 
+    for source in library.iterdir():
+        source.chmod(0o644)
     everything = sorted(source.name for source in SOURCES.glob("*.py") if source.name != "__init__.py")
-    assert compare(there) == ([], [])
-    assert compare([]) == (everything, [])
-    changed = [dict(one) for one in there]
-    by_name = {Path(one["path"]).name: one for one in changed}
-    by_name["_jwt.py"]["mode"] = "0600"
-    by_name["_kong.py"]["checksum"] = "0" * 64
-    changed.append({**by_name["_tool.py"], "path": library + "/_gone.py"})
-    assert compare(changed) == (["_jwt.py", "_kong.py"], [library + "/_gone.py"])
+    assert compare() == ([], [])
+    (library / "_jwt.py").chmod(0o600)
+    (library / "_kong.py").write_text("another\n")
+    shutil.copy(SOURCES / "_tool.py", library / "_gone.py")
+    assert compare() == (["_jwt.py", "_kong.py"], [ROOT + "/lib/multibase/_gone.py"])
+    shutil.rmtree(library)
+    assert compare() == (everything, [])
 
 
 def test_only_named_files_are_packed_and_in_one_go(tmp_path: Path) -> None:
-    tasks = load("tasks/tool.yml")
+    tasks = load("tasks/copy_tool.yml")
     (block,) = [task["block"] for task in tasks if "block" in task]
     assert not any("loop" in task for task in block)
     (packs,) = [task["ansible.builtin.command"]["argv"] for task in block if "ansible.builtin.command" in task]
@@ -140,6 +124,20 @@ def test_only_named_files_are_packed_and_in_one_go(tmp_path: Path) -> None:
     argv = json.loads(told)
     names = argv[argv.index("--mode=0644") + 1 :]
     assert "_tool.py" in names and all(re.fullmatch(r"_\w+\.py", name) for name in names)
+
+
+# The user
+
+
+def test_the_user_is_left_alone_where_it_is_right(tmp_path: Path) -> None:
+    """As the role's own command tells of a user: here of one that every system has."""
+    (command,) = [load("tasks/look.yml")[0]["multibase.supabase.look"]["commands"]["user"]]
+    argv = [part.replace("multibase", "nobody") for part in command]
+    told = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
+    # Without root nobody is told whether a password is locked.
+    assert told[0] == "nobody:nobody:/nonexistent:/usr/sbin/nologin" and told[1] == "nogroup"
+    (wanted,) = expand(tmp_path, ["{{ __multibase_host_user_wanted | to_json }}"], multibase_root="/srv/mb")
+    assert json.loads(wanted) == ["multibase:Multibase:/srv/mb:/usr/sbin/nologin", "multibase", "L"]
 
 
 # The unit
@@ -167,7 +165,7 @@ def test_the_unit_calls_what_the_tool_knows(tmp_path: Path) -> None:
 
 
 def test_the_unit_is_enabled_and_never_started() -> None:
-    write, enable = load("tasks/boot.yml")
+    write, enable = load("tasks/files.yml")
     assert "state" not in enable["ansible.builtin.systemd_service"]
     assert enable["ansible.builtin.systemd_service"]["enabled"] is True
     assert write["notify"] == load("handlers/main.yml")[0]["name"]
