@@ -184,7 +184,7 @@ def bare(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackupRun]
             made.append(path + _catalogue.PARTIAL)
             digest = _catalogue.file_sha256(path + _catalogue.PARTIAL)
             parts[stem + suffix] = {"part": suffix, "size": 4, "sha256": digest}
-        return {"schema": 1, "stem": stem, "parts": parts, "durations": {}, "archives": {}, "scope": "full"}
+        return {"schema": 1, "stem": stem, "instance": "acme", "parts": parts, "durations": {}, "archives": {}, "scope": "full"}
 
     monkeypatch.setattr(run, "_make", make)
     yield run

@@ -580,7 +580,7 @@ def missed(layout: Layout, name: str, now: float) -> bool:
         return False
     if attempt > float(state.get("last_attempt") or 0) or (state.get("exit_code") or 0) in (*_GOOD, _LEAVES_FILES):
         return False
-    return now >= attempt + min(_DAY, _HOUR * 2 ** min(int(state.get("failures") or 1) - 1, 10))
+    return bool(now >= attempt + min(_DAY, _HOUR * 2 ** min(int(state.get("failures") or 1) - 1, 10)))
 
 
 def due_now(layout: Layout, now: float) -> List[str]:
