@@ -184,7 +184,8 @@ def bare(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackupRun]
             made.append(path + _catalogue.PARTIAL)
             digest = _catalogue.file_sha256(path + _catalogue.PARTIAL)
             parts[stem + suffix] = {"part": suffix, "size": 4, "sha256": digest}
-        return {"schema": 1, "stem": stem, "instance": "acme", "parts": parts, "durations": {}, "archives": {}, "scope": "full"}
+        whose = {"schema": 1, "stem": stem, "instance": "acme", "scope": "full"}
+        return {**whose, "parts": parts, "durations": {}, "archives": {}}
 
     monkeypatch.setattr(run, "_make", make)
     yield run
