@@ -23,7 +23,7 @@ import threading
 import time
 import zlib
 from dataclasses import dataclass, field
-from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, cast
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, cast
 
 from . import _archive, _catalogue, _database, _fingerprint
 from ._compose import Compose
@@ -533,7 +533,7 @@ class Materialiser:
             late.start()
             try:
                 # To the end of what it prints, or it would wait for us.
-                _scan(iter(cast("IO[bytes]", process.stdout).readline, b""), name)
+                _scan(iter(cast(Any, process.stdout).readline, b""), name)
                 code = process.wait()
             finally:
                 late.cancel()
