@@ -364,6 +364,7 @@ class Sampler:
     def once(self, now: float) -> Dict[str, Any]:
         """Return one look with all that takes longer, for who does not want to wait for a second one."""
         self._containers.recall(os.path.join(self._layout.monitor_state, "readings.json"))
+        self._host_before = _host_figures.read(self._proc, time.monotonic())
         self._listed = self._containers.look()
         for work in self._beside:
             work.once()
