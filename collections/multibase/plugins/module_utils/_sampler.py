@@ -156,7 +156,7 @@ class Sampler:
         self._sparklines: Dict[str, Dict[str, List[Optional[float]]]] = {}
         self._full: Dict[str, Optional[float]] = {}
         self._history_files_at = 0.0
-        self._lost = ""
+        self._troubles: Dict[str, str] = {}
         self._databases = Beside(
             "figures of databases", self._ask_databases, lambda: self._settings.database_interval, say, {}
         )
@@ -189,17 +189,19 @@ class Sampler:
             "certificates": [self._days_left(row, now) for row in self._certificate_reader.value],
         }
         for watcher in self._watchers:
+            part, trouble = type(watcher).__name__, ""
             try:
                 watcher.look(live, now)
             except Exception as error:  # one part may not take the rest with it
-                self._lose("a part of the live file is missing: {0}: {1}".format(type(error).__name__, error))
+                trouble = "the part of {0} is missing: {1}: {2}".format(part, type(error).__name__, error)
+            self._note(part, trouble)
         return live
 
-    def _lose(self, trouble: str) -> None:
-        """Say what went wrong, once as long as it is the same."""
-        if trouble != self._lost:
+    def _note(self, what: str, trouble: str) -> None:
+        """Say what went wrong, once as long as it is the same; empty: nothing."""
+        if trouble and trouble != self._troubles.get(what):
             self._say(trouble)
-        self._lost = trouble
+        self._troubles[what] = trouble
 
     @staticmethod
     def _days_left(row: Mapping[str, Any], now: float) -> Dict[str, Any]:
@@ -391,15 +393,17 @@ class Sampler:
                 self._new_settings()
                 now = time.time()
                 keeping = due - kept >= self._settings.history_interval
+                trouble = ""
                 try:
                     live = self.look(now)
                     if keeping:
                         kept = due
                         self.keep(live, now)
                     self.publish(live)
-                    self._lost = "" if not self._containers.trouble else self._lost
                 except (OSError, MultibaseError) as error:
-                    self._lose("a look was lost: {0}".format(error))
+                    trouble = "a look was lost: {0}".format(error)
+                self._note("look", trouble)
+                self._note("engine", self._containers.trouble)
                 due = max(due + self._settings.interval, time.monotonic() - self._settings.interval)
                 end.wait(max(0.0, due - time.monotonic()))
         finally:

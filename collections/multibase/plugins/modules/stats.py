@@ -10,10 +10,11 @@ module: stats
 short_description: Tell what instances and their host use
 version_added: 0.1.0
 description:
-  - Returns processor, memory, network, disks, processes, restarts and health of every instance and its services, and the
-    host's own figures, in one call.
-  - Where the sampler runs (the role multibase_monitor), what it saw last is returned. Elsewhere the module looks itself,
-    and compares with what it saw the time before, which it keeps on the host; the first time there are no rates.
+  - Returns processor, memory, network, disks, processes, restarts and health of every instance and its services, and
+    the host's own figures, in one call.
+  - Where the sampler runs (the role multibase_monitor), what it saw last is returned. Elsewhere the module looks
+    itself, and compares with what it saw the time before, which it keeps on the host; the first time there are no
+    rates.
 author:
   - Multibase contributors (@multibase)
 extends_documentation_fragment:
