@@ -31,6 +31,7 @@ from . import (
     _retention,
     _sampler,
     _schedule,
+    _watchers,
 )
 from ._compose import Compose
 from ._engine import DEFAULT_HOST, connect
@@ -203,8 +204,12 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
 
 def _sample(args: argparse.Namespace, say: Any) -> None:
     """Watch the host until SIGTERM comes; or look once and print the live document."""
+    layout = Layout(os.path.abspath(args.root))
     sampler = _sampler.Sampler(
-        Layout(os.path.abspath(args.root)), lambda: connect(args.docker_host, _sampler.ENGINE_SECONDS), say
+        layout,
+        lambda: connect(args.docker_host, _sampler.ENGINE_SECONDS),
+        say,
+        lambda settings: _watchers.watchers(layout, settings, say),
     )
     if args.once:
         sys.stdout.write(json.dumps(sampler.once(time.time()), indent=1) + "\n")
@@ -213,6 +218,9 @@ def _sample(args: argparse.Namespace, say: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: end.set())
     sampler.run(end)
+    # Probes that wait for an answer would keep the process until they have it.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _restart_engine() -> None:
