@@ -20,6 +20,7 @@ from ansible_collections.multibase.supabase.plugins.module_utils import (
     _alerts,
     _live,
     _notify,
+    _tool,
 )
 from ansible_collections.multibase.supabase.plugins.module_utils._alert_rules import RULES, Rules
 from ansible_collections.multibase.supabase.plugins.module_utils._alert_watcher import AlertWatcher
