@@ -376,6 +376,13 @@ def bench_backup(options: argparse.Namespace) -> Iterator[Dict[str, Any]]:
     yield from backup.measure(options)
 
 
+def bench_stats(options: argparse.Namespace) -> Iterator[Dict[str, Any]]:
+    """Samples of up to 130 containers, and the sampler's own cost; needs a Docker Engine with the sandbox's images."""
+    from bench import stats
+
+    yield from stats.measure(options)
+
+
 # The command line
 
 
@@ -389,6 +396,7 @@ class Bench(NamedTuple):
 BENCHES: Dict[str, Bench] = {
     "create": Bench("render n new instances in one play, and run it again", bench_create),
     "backup": Bench("dump, verify and restore a database of 600 MB", bench_backup),
+    "stats": Bench("sample n containers, and let the sampler run for a while", bench_stats),
 }
 
 
@@ -432,7 +440,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="BENCH", help="the same as --only")
     parser.add_argument("--only", action="append", default=[], metavar="BENCH", help="run this benchmark only")
-    parser.add_argument("--n", type=numbers, default=[1, 10, 100], metavar="N,...", help="sizes (default 1,10,100)")
+    parser.add_argument(
+        "--n", type=numbers, metavar="N,...", help="sizes (default 1,10,100 instances; stats: 10,50,130 containers)"
+    )
+    parser.add_argument(
+        "--seconds", type=positive, default=600, metavar="N", help="stats: how long the sampler runs (default 600)"
+    )
     parser.add_argument("--rounds", type=positive, default=3, help="runs of each; medians are given (default 3)")
     parser.add_argument(
         "--baseline-max",
@@ -442,6 +455,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         help="largest n that the baseline is measured for (default %(default)s); above 10 it has one round",
     )
     options = parser.parse_args(arguments)
+    options.given_n, options.n = options.n, options.n or [1, 10, 100]
     chosen = set(options.names) | set(options.only)
     unknown = sorted(chosen - set(BENCHES))
     if unknown:

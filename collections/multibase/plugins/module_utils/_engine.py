@@ -114,6 +114,16 @@ class Engine:
         text = str(self._call("tell its version", "version").get("Version", ""))
         return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
+    def require(self) -> None:
+        """Raise EngineUnavailable when the Engine does not answer, or is older than what is supported."""
+        version = self.version()
+        if version[:2] < MINIMUM_VERSION:
+            raise EngineUnavailable(
+                "Docker Engine {0} is too old: {1}.{2} or newer is needed; {3}".format(
+                    ".".join(map(str, version)), MINIMUM_VERSION[0], MINIMUM_VERSION[1], INSTALL_HINT
+                )
+            )
+
     def containers(self, project: Optional[str] = None) -> List[Container]:
         """Return all containers, running or not, that Compose made (of one project), but for one-off ``run`` ones."""
         label = PROJECT_LABEL if project is None else "{0}={1}".format(PROJECT_LABEL, project)
@@ -330,13 +340,7 @@ def connect(docker_host: str = DEFAULT_HOST, timeout: float = 60) -> Engine:
             )
         ) from error
     engine = Engine(client)
-    version = engine.version()
-    if version[:2] < MINIMUM_VERSION:
-        raise EngineUnavailable(
-            "Docker Engine {0} is too old: {1}.{2} or newer is needed; {3}".format(
-                ".".join(map(str, version)), MINIMUM_VERSION[0], MINIMUM_VERSION[1], INSTALL_HINT
-            )
-        )
+    engine.require()
     return engine
 
 

@@ -25,6 +25,7 @@ from . import (
     _boot,
     _catalogue,
     _copies,
+    _engine_socket,
     _lock,
     _monitor_settings,
     _offsite,
@@ -244,7 +245,7 @@ def _sample(args: argparse.Namespace, say: Any) -> None:
     layout = Layout(os.path.abspath(args.root))
     sampler = _sampler.Sampler(
         layout,
-        lambda: connect(args.docker_host, _sampler.ENGINE_SECONDS),
+        lambda: _engine_socket.connect(args.docker_host, _sampler.ENGINE_SECONDS),
         say,
         lambda settings: _watchers.watchers(layout, settings, say),
     )

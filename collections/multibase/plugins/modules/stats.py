@@ -130,8 +130,8 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.multibase.supabase.plugins.module_utils import _sampler, _stats
-from ansible_collections.multibase.supabase.plugins.module_utils._engine import DEFAULT_HOST, connect
+from ansible_collections.multibase.supabase.plugins.module_utils import _engine_socket, _sampler, _stats
+from ansible_collections.multibase.supabase.plugins.module_utils._engine import DEFAULT_HOST
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
 
@@ -147,12 +147,13 @@ def main():
         supports_check_mode=True,
     )
     layout = Layout(os.path.abspath(module.params["root"]))
-    docker_host = module.params["docker_host"]
+
+    def connect():
+        return _engine_socket.connect(module.params["docker_host"], _sampler.ENGINE_SECONDS)
+
     try:
         names = module.params["instances"]
-        live, source = _stats.current(
-            layout, lambda: connect(docker_host, _sampler.ENGINE_SECONDS), time.time(), module.warn, names
-        )
+        live, source = _stats.current(layout, connect, time.time(), module.warn, names)
         results = _stats.results(live, names)
     except MultibaseError as error:
         module.fail_json(msg=str(error), results=[])
