@@ -37,7 +37,8 @@ thead th { background: var(--band); white-space: nowrap; } tbody th { font-weigh
 td { overflow-wrap: break-word; max-width: 40rem; }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .critical, .warning, .well { font-weight: 600; } .critical { color: var(--critical); }
-.warning { color: var(--warning); } .well { color: var(--well); } svg { display: block; width: 6rem; height: 1.5rem; stroke: var(--link); fill: none; }
+.warning { color: var(--warning); } .well { color: var(--well); }
+svg { display: block; width: 6rem; height: 1.5rem; stroke: var(--link); fill: none; }
 @media print { body { max-width: none; padding: 0; font-size: 9pt; } nav { display: none; } .wide { overflow: visible; }
   thead { display: table-header-group; } tr { break-inside: avoid; } h2, h3 { break-after: avoid; } }
 """
