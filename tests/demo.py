@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What `make demo` does once there is an environment: an engine, images, a test host, two instances, a web view.
+"""What `make demo` does once there is an environment: an engine, images, a test host, two instances, web views.
 
 Each step says what it does and how long it took. Everything can be run again: what is there is used, and the second
 run of the playbook reports changed=0. tests/able.sh said before whether this machine can do it at all.
@@ -8,25 +8,34 @@ run of the playbook reports changed=0. tests/able.sh said before whether this ma
 
 from __future__ import annotations
 
+import base64
+import http.client
+import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv" / "bin"
 STATE = ROOT / ".demo"
 RECORDS = ROOT / ".ara"
 SANDBOX = ROOT / "tests" / "sandbox" / "sandbox.py"
-# The ports of the first two instances of the test host, published on this machine's loopback.
-PUBLISH = "127.0.0.1:20000-20019"
+# Names below localhost lead to the loopback in every browser (RFC 6761).
+PANEL = "panel.localhost"
+PANEL_PORT = 20443
+# The ports of the first two instances of the test host, and of its panel, published on this machine's loopback.
+PUBLISH = ("127.0.0.1:20000-20019", f"127.0.0.1:{PANEL_PORT}")
+HOST = "multibase-sandbox-demo"
+PASSWORD = "/opt/multibase/state/people/admin.password"
 ARA_PORTS = range(8000, 8020)
 # What ARA's offline client prints at each start about its database.
 MIGRATIONS = ("Operations to perform:", "  Apply all migrations:", "Running migrations:", "  No migrations to apply.")
@@ -73,7 +82,7 @@ def answers(address: str) -> bool:
     """Whether ARA's web view answers there."""
     try:
         with urllib.request.urlopen(address + "/healthcheck/", timeout=10) as response:
-            return response.status == 200
+            return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
@@ -87,6 +96,46 @@ def running_view() -> Optional[str]:
     except (OSError, ValueError):
         return None
     return address if str(VENV / "gunicorn") in command and answers(address) else None
+
+
+def password() -> str:
+    """Return the password of the panel's first person. It is for this demonstration only, so it is shown."""
+    done = subprocess.run(["docker", "exec", HOST, "cat", PASSWORD], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "(taken from the host already)"
+
+
+def live() -> Tuple[int, bytes]:
+    """Ask the panel for what the sampler saw last; return status and body. Raises OSError where it does not answer."""
+    context = ssl.create_default_context()
+    # The certificate is the test host's own.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    connection = http.client.HTTPConnection(PANEL)
+    with closing(connection):
+        # Not every machine's resolver knows names below localhost.
+        plain = socket.create_connection(("127.0.0.1", PANEL_PORT), timeout=10)
+        connection.sock = context.wrap_socket(plain, server_hostname=PANEL)
+        login = base64.b64encode(f"admin:{password()}".encode()).decode()
+        connection.request("GET", "/live.json", headers={"Authorization": "Basic " + login})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def check_panel() -> str:
+    """Wait until the panel shows what the sampler saw; return its address."""
+    address = f"https://{PANEL}:{PANEL_PORT}/"
+    problem = ""
+    for _ in range(60):
+        try:
+            status, body = live()
+            # A person who took the password away from the host took the means to look further with it.
+            if status == 401 or (status == 200 and json.loads(body)["instances"]):
+                return address
+            problem = f"status {status}, and no instances yet"
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            problem = str(error)
+        time.sleep(0.5)
+    raise Failed(f"the panel at {address}: {problem}")
 
 
 def free_port() -> int:
@@ -152,11 +201,13 @@ def main() -> int:
         with step("Images built from packages, and a registry that serves them"):
             run(*sandbox, "images")
         with step("A test host: Debian with systemd, without Docker"):
-            run(*sandbox, "host", "up", "demo", "--publish", PUBLISH)
+            run(*sandbox, "host", "up", "demo", *(word for item in PUBLISH for word in ("--publish", item)))
         with step("The playbook site.yml on it: ./multibase -i sandbox site"):
             changed = converge()
         with step("The web view of every run (ARA)"):
             address = start_view()
+        with step("The panel of the test host"):
+            panel = check_panel()
         with step("A backup of acme, restored once to know that it is one: ./multibase -i sandbox backup acme"):
             run(str(ROOT / "multibase"), "-i", "sandbox", "backup", "acme")
         print("==> The instances: ./multibase -i sandbox list\n", flush=True)
@@ -169,11 +220,14 @@ def main() -> int:
     (STATE / "done").touch()
     again = "changed=0: everything was as it should be" if changed == 0 else f"changed={changed}; run it again for 0"
     print(f"""
+The panel: {panel}
+    user admin, password {password()} (the certificate is the test host's own: the browser asks once)
 All runs, with every task and result: {address}
 {again} ({time.monotonic() - started:.0f} s in all)
 
 Try next:
   ./multibase -i sandbox status
+  ./multibase -i sandbox stats
   curl -i http://127.0.0.1:20000/rest/v1/        401, because a key is missing; read one with
     docker exec multibase-sandbox-demo grep ^ANON_KEY= /opt/multibase/projects/acme/.env
   ./multibase -i sandbox stop beta

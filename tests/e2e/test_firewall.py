@@ -39,8 +39,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         made.load_image()
         run = "docker run -d --restart always --name "
         web = " tiny /bin/busybox httpd -f -p 80 -h /bin"
-        made.shell(run + "rogue -p 9999:80" + web)
-        made.shell(run + "exposed -p 9995:80" + web)
+        made.shell(run + "rogue -p 0.0.0.0:9999:80 -p [::]:9999:80" + web)
+        made.shell(run + "exposed -p 0.0.0.0:9995:80 -p [::]:9995:80" + web)
         made.shell(run + "local -p 127.0.0.1:5432:80" + web)
         made.shell("docker network create other; " + run + "apart --network other" + web)
         yield made

@@ -176,7 +176,11 @@ def test_given_back_with_its_data_and_taken_again(life: Server) -> None:
     assert [row["name"] for row in told["volumes"]] == volumes == life.volumes("acme")
     assert told["containers"] == told["networks"] == [] and life.run("docker", "ps", "--all", "--quiet") == ""
     found = life.run("sh", "-c", "ls -d /etc/*/*multibase* /etc/systemd/system/multibase* 2>/dev/null || true")
-    assert found == "" and not life.succeeds("getent", "passwd", "multibase")
+    # Hardening stays, and with the data the logins.
+    hardening = ["/etc/modprobe.d/60-multibase.conf", "/etc/sysctl.d/60-multibase.conf"]
+    assert set(found.split()) == {*hardening, "/etc/nginx/multibase"}
+    assert set(life.run("ls", "/etc/nginx/multibase").split()) <= {"own", "people.htpasswd"}
+    assert not life.succeeds("getent", "passwd", "multibase")
     secrets = life.run("sh", "-c", "ls {0}/state/backup-*.json 2>/dev/null || true".format(ROOT))
     assert secrets == "", "what may hold secrets of targets is gone"
     assert changed(uninstall(life, "--confirm", "server").stderr) == 0

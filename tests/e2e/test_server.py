@@ -114,6 +114,7 @@ def test_our_units_are_locked_in(server: Server) -> None:
     # The firewall's has to change the host's own network.
     for unit, most in (
         ("multibase-stacks.service", 2.0), ("multibase-firewall.service", 3.5), ("nginx.service", 3.0),
+        ("multibase-monitor.service", 3.0),
     ):  # fmt: skip
         told = server.run("systemd-analyze", "security", "--no-pager", unit)
         (level,) = re.findall(r"exposure level for {0}: ([0-9.]+)".format(re.escape(unit)), told)
@@ -343,8 +344,9 @@ def without(*services: str) -> List[str]:
 
 
 def test_bad_input_is_refused_with_all_errors_before_anything_is_written(server: Server) -> None:
-    # What cron writes beside it, every five minutes, is not meant.
-    others = " -o ".join("-path '{0}'".format(path) for path in ("*/volumes/db", ROOT + "/metrics", ROOT + "/log"))
+    # What cron and the sampler write beside it is not meant.
+    own = ("metrics", "log", "state/_monitor", "www/panel")
+    others = " -o ".join("-path '{0}'".format(path) for path in ["*/volumes/db", *(ROOT + "/" + name for name in own)])
     find = "find {0} \\( {1} \\) -prune -o -printf '%p %s %T@\\n' | sort".format(ROOT, others)
     before = server.run("sh", "-c", find)
 
@@ -451,7 +453,7 @@ def test_hosts_back_up_by_themselves(server: Server) -> None:
 
 def test_docker_restarts_while_a_backup_runs(server: Server) -> None:
     """The backup fails and leaves nothing; the containers go on, and the next one is good."""
-    rows = "create table public.big as select n, md5(n::text) as words from generate_series(1, 600000) n"
+    rows = "create table public.big as select n, md5(n::text) as words from generate_series(1, 1500000) n"
     sql(server, "beta", rows, "POOLER_PROXY_PORT_TRANSACTION", fetch=False)
     started = server.run("docker", "inspect", "--format", "{{.State.StartedAt}}", server.containers("beta")["db"])
     before = server.run("ls", ROOT + "/backups/beta").split()
@@ -462,6 +464,8 @@ def test_docker_restarts_while_a_backup_runs(server: Server) -> None:
         for line in process.stderr:
             said += line
             if "dumping database postgres" in line:
+                # Said before the dump begins.
+                server.run("sh", "-c", "for n in $(seq 100); do pgrep -x pg_dump && exit; sleep 0.1; done; exit 1")
                 server.run("systemctl", "restart", "docker")
                 break
         said += process.stderr.read()

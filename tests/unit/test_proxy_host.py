@@ -421,3 +421,8 @@ def test_every_path_of_the_api_is_beside_studio_and_no_other() -> None:
     prefixes = _nginx.api_prefixes()
     for row in ROUTES:
         assert any(row.path.startswith(prefix) for prefix in prefixes) is (row.access != DASHBOARD), row.name
+
+
+def test_what_certbot_says_is_told_with_the_line_below_its_title() -> None:
+    output = "Saving debug log\nRequesting a certificate\nAn unexpected error occurred:\nThe nonce is too old\n\nSee the log."
+    assert _certificates.said(output) == "An unexpected error occurred: / The nonce is too old"

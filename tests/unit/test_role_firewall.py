@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -34,9 +35,9 @@ def expand(text: str, seen: List[str] = SEEN, connection: str = "", **variables:
     known: Dict[str, Any] = {}
     for name in ("defaults", "vars"):
         known.update(trusted(yaml.safe_load((ROLE / name / "main.yml").read_text(encoding="utf-8"))))
-    said = {"host": {"stdout_lines": seen}}
+    said = {"host": {"stdout_lines": seen}, "connection": {"stdout": connection}}
     known.update({"ansible_managed": "managed", "__multibase_firewall_query": {"said": said}})
-    known.update({"__multibase_firewall_connection": {"stdout": connection}, **variables})
+    known.update(variables)
     return Templar(loader=DataLoader(), variables=known).template(trust_as_template(text))
 
 
@@ -161,3 +162,35 @@ def test_the_unit_comes_before_the_network_and_docker_and_after_who_flushes() ->
     assert {"network-pre.target", "docker.service"} <= set(re.findall(r"^Before=(.*)$", text, re.MULTILINE)[0].split())
     assert re.findall(r"^After=(.*)$", text, re.MULTILINE) == ["nftables.service"]
     assert "ExecReload=nft --file /etc/multibase/firewall.nft" in text
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [({"SSH_CONNECTION": "192.0.2.7 50000 192.0.2.1 2200"}, "192.0.2.7 50000 192.0.2.1 2200"), ({}, "")],
+)
+def test_the_connection_is_found_above_programs_that_drop_it(environment: Dict[str, str], found: str) -> None:
+    tasks = yaml.safe_load((ROLE / "tasks" / "rules.yml").read_text(encoding="utf-8"))
+    look = next(task["multibase.supabase.look"] for task in tasks if "multibase.supabase.look" in task)
+    # A shell of the login, and one below it that has nothing in its environment, as under sudo.
+    below = ["env", "-i", *look["commands"]["connection"]]
+    login = ["/bin/sh", "-c", '"$@"; exit', "login", *below]
+    clean = {name: value for name, value in os.environ.items() if name != "SSH_CONNECTION"}
+    # A session of SSH that the tests run in would be found as well.
+    if not environment and any(b"SSH_CONNECTION=" in text for text in environments_above()):
+        pytest.skip("the tests run in an SSH session")
+    done = subprocess.run(login, env={**clean, **environment}, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found
+
+
+def environments_above() -> List[bytes]:
+    """The environments of this process and of those above it, as far as they may be read."""
+    found: List[bytes] = []
+    process = os.getpid()
+    while process > 0:
+        try:
+            found.append(Path(f"/proc/{process}/environ").read_bytes())
+            status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+        except OSError:
+            break
+        process = int(status.partition("PPid:")[2].split()[0])
+    return found

@@ -255,10 +255,14 @@ def renewal_server(text: str) -> str:
 def said(output: str) -> str:
     """Return of certbot's output the lines that say what went wrong, short enough for a message."""
     lines: List[str] = []
+    going_on = False
     for line in output.splitlines():
         text = line.strip()
-        if re.match(
+        told = re.match(
             r"(Detail|Type|Domain|Hint|Error|An unexpected|urn:|Some challenges|There were|Service busy)", text
-        ):
+        )
+        # "An unexpected error occurred:" is the title of the line below it.
+        if text and (told or going_on):
             lines.append(text)
+            going_on = text.endswith(":")
     return " / ".join(lines or [line.strip() for line in output.splitlines() if line.strip()][-4:])[:1500]

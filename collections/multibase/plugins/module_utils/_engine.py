@@ -34,7 +34,8 @@ class Container:
     """One container of a Compose project, as ``/containers/json`` lists it.
 
     ``state`` is Docker's (running, exited, restarting, created, paused, dead), ``health`` one of healthy, unhealthy,
-    starting or none. ``ports`` are (address, host port, container port) of what is published now.
+    starting or none. ``ports`` are (address, host port, container port) of what is published now, ``addresses`` are
+    those of the container in its networks.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Container:
     created: int
     status: str
     ports: Tuple[Tuple[str, int, int], ...] = ()
+    addresses: Tuple[str, ...] = ()
 
     @property
     def running(self) -> bool:
@@ -69,6 +71,7 @@ def container_from_json(data: Mapping[str, Any]) -> Container:
             if port.get("PublicPort") and port.get("Type", "tcp") == "tcp"
         }
     )
+    networks = ((data.get("NetworkSettings") or {}).get("Networks") or {}).values()
     return Container(
         id=str(data["Id"]),
         name=str(names[0]).lstrip("/"),
@@ -82,6 +85,7 @@ def container_from_json(data: Mapping[str, Any]) -> Container:
         created=int(data.get("Created") or 0),
         status=status,
         ports=tuple(ports),
+        addresses=tuple(sorted(filter(None, (str(network.get("IPAddress") or "") for network in networks)))),
     )
 
 
@@ -187,6 +191,23 @@ class Engine:
             if port.get("PublicPort")
         }
 
+    def data_root(self) -> str:
+        """Return the directory of the Engine's images and containers."""
+        return str(self._call("tell of itself", "info").get("DockerRootDir") or "/var/lib/docker")
+
+    def inspect(self, container: str) -> Dict[str, Any]:
+        """Return all that the Engine knows of a container, nothing when it is gone."""
+        return self._inspect(container)
+
+    def sample(self, container: str) -> Dict[str, Any]:
+        """Return the Engine's counters of a container, nothing when it is gone. It takes up to two seconds."""
+        try:
+            return dict(self._call("sample a container", "stats", container, stream=False))
+        except EngineUnavailable:
+            raise
+        except Exception:  # removed since it was listed
+            return {}
+
     def _inspect(self, container: str) -> Dict[str, Any]:
         try:
             return dict(self._call("inspect a container", "inspect_container", container))
@@ -282,8 +303,11 @@ def socket_path(docker_host: str) -> Optional[str]:
     return docker_host[len("unix://") :] if docker_host.startswith("unix://") else None
 
 
-def connect(docker_host: str = DEFAULT_HOST) -> Engine:
-    """Return the Engine at ``docker_host``. Raises EngineUnavailable with the way to get one."""
+def connect(docker_host: str = DEFAULT_HOST, timeout: float = 60) -> Engine:
+    """Return the Engine at ``docker_host``. Raises EngineUnavailable with the way to get one.
+
+    ``timeout`` is how many seconds it may take for an answer.
+    """
     path = socket_path(docker_host)
     if path is not None and not os.path.exists(path):
         raise EngineUnavailable(
@@ -298,7 +322,7 @@ def connect(docker_host: str = DEFAULT_HOST) -> Engine:
             "the Docker SDK for Python is missing (package python3-docker); {0}".format(INSTALL_HINT)
         ) from error
     try:
-        client = docker.APIClient(base_url=docker_host, version="auto", timeout=60)
+        client = docker.APIClient(base_url=docker_host, version="auto", timeout=timeout)
     except Exception as error:  # the SDK lets errors of requests and urllib3 through here too
         raise EngineUnavailable(
             "the Docker Engine at {0} does not answer: {1}. Is it running? systemctl status docker".format(

@@ -109,6 +109,35 @@ class Layout:
         return os.path.join(self.state, "locks", "_boot.lock")
 
     @property
+    def monitor_settings(self) -> str:
+        """What the sampler is to do, as the controller left it."""
+        return os.path.join(self.state, "_monitor.json")
+
+    @property
+    def channels(self) -> str:
+        """Where alerts are told. It holds secrets."""
+        return os.path.join(self.state, "_channels.json")
+
+    @property
+    def monitor_state(self) -> str:
+        """The directory of what the sampler keeps: history, its last readings, alerts."""
+        return os.path.join(self.state, "_monitor")
+
+    @property
+    def panel(self) -> str:
+        """What nginx serves as the panel."""
+        return os.path.join(self.root, "www", "panel")
+
+    @property
+    def live(self) -> str:
+        """What the sampler saw last."""
+        return os.path.join(self.panel, "live.json")
+
+    @property
+    def panel_history(self) -> str:
+        return os.path.join(self.panel, "history")
+
+    @property
     def registry_lock(self) -> str:
         # No instance can have this name: a name begins with a letter.
         return os.path.join(self.state, "locks", "_registry.lock")

@@ -74,6 +74,21 @@ class Paths:
         return os.path.join(self.base, "certificates")
 
 
+def live_texts(paths: Paths) -> Dict[str, str]:
+    """Return the files that nginx has of us, by name."""
+    try:
+        entries = os.listdir(paths.live)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return {entry: _text(os.path.join(paths.live, entry)) for entry in entries}
+
+
+def live_sites(paths: Paths) -> Dict[str, str]:
+    """Return the texts of the sites that are served, by their names."""
+    found = ((_SITE.match(entry), text) for entry, text in live_texts(paths).items())
+    return {match.group(1): text for match, text in found if match}
+
+
 @dataclass
 class SiteResult:
     """What became of one site."""
@@ -242,7 +257,7 @@ class Proxy:
 
     def live_domains(self) -> Dict[str, List[str]]:
         """Return by site the domains that are live."""
-        return {name: _domains(text) for name, text in self._live_sites().items()}
+        return {name: _domains(text) for name, text in live_sites(self._paths).items()}
 
     # --- certificates ---
 
@@ -340,7 +355,7 @@ class Proxy:
         """Remove kept certificates that no site names any more."""
         if self._check_mode:
             return
-        texts = "".join(self._live_sites().values()) + self._live_texts().get(_BASE, "")
+        texts = "".join(live_sites(self._paths).values()) + live_texts(self._paths).get(_BASE, "")
         for path in glob.glob(os.path.join(self._paths.certificates, "*", "*")):
             if path not in self._used and path + "/" not in texts:
                 shutil.rmtree(path, ignore_errors=True)
@@ -445,17 +460,6 @@ class Proxy:
 
     # --- configuration ---
 
-    def _live_texts(self) -> Dict[str, str]:
-        try:
-            entries = os.listdir(self._paths.live)
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        return {entry: _text(os.path.join(self._paths.live, entry)) for entry in entries}
-
-    def _live_sites(self) -> Dict[str, str]:
-        found = ((_SITE.match(entry), text) for entry, text in self._live_texts().items())
-        return {match.group(1): text for match, text in found if match}
-
     def _filled(self, name: str, text: str) -> str:
         return text.replace(SECRET, self._secrets.get(name, ""))
 
@@ -485,7 +489,7 @@ class Proxy:
             # Files that a killed run put in place look done, but nginx runs with those before them.
             and not os.path.exists(self._paths.pending)
         )
-        live_base, live = self._live_texts().get(_BASE, ""), self._live_sites()
+        live_base, live = live_texts(self._paths).get(_BASE, ""), live_sites(self._paths)
         wanted = {name: self._filled(name, text) for name, text in texts.items()}
         for name, result in results.items():
             if name in live and (name in keep or (result.problem and name not in wanted)):

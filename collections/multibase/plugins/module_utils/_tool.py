@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -28,6 +29,7 @@ from . import (
     _process,
     _restore,
     _retention,
+    _sampler,
     _schedule,
 )
 from ._compose import Compose
@@ -86,6 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
     boot.add_argument(
         "--restart-engine", action="store_true", help="restart Docker, once, when it holds ports that no container has"
     )
+    sample = commands.add_parser("sample", help="watch the host and its instances, until it is told to end")
+    sample.add_argument("--once", action="store_true", help="look once and print what was seen, as JSON")
     commands.add_parser("metrics", help="write the Prometheus textfile anew")
     return parser
 
@@ -128,6 +132,9 @@ def main(argv: Sequence[str]) -> int:
     code = 0
     try:
         with ended_by_signals():
+            if args.command == "sample":
+                _sample(args, say)
+                return 0
             if args.command == "boot":
                 result, code = _boot_up(args, say)
             else:
@@ -192,6 +199,20 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
     if args.command == "restore":
         return [runner.restore(args.name, args.backup, args.source).as_dict()]
     return [getattr(runner, args.command)(args.name).as_dict()]
+
+
+def _sample(args: argparse.Namespace, say: Any) -> None:
+    """Watch the host until SIGTERM comes; or look once and print the live document."""
+    sampler = _sampler.Sampler(
+        Layout(os.path.abspath(args.root)), lambda: connect(args.docker_host, _sampler.ENGINE_SECONDS), say
+    )
+    if args.once:
+        sys.stdout.write(json.dumps(sampler.once(time.time()), indent=1) + "\n")
+        return
+    end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: end.set())
+    sampler.run(end)
 
 
 def _restart_engine() -> None:
