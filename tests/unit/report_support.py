@@ -84,7 +84,8 @@ def _of_kind(kind: str, schema: Dict[str, Any], root: Dict[str, Any]) -> st.Sear
         return st.lists(from_schema(schema["items"], root), min_size=schema.get("minItems", 0), max_size=most)
     known = {name: from_schema(one, root) for name, one in schema.get("properties", {}).items()}
     if known:
-        return st.fixed_dictionaries(known)
+        needed = {name: known.pop(name) for name in schema["required"]}
+        return st.fixed_dictionaries(needed, optional=known)
     return st.dictionaries(texts(), from_schema(schema["additionalProperties"], root), max_size=2)
 
 
@@ -103,7 +104,7 @@ def hostile(word: str) -> Dict[str, Any]:
             }
         if isinstance(value, list):
             return [fill(one, key if key == "domains" else "") for one in value]
-        return word if isinstance(value, str) and key not in ("state", "health", "severity") else value
+        return word if isinstance(value, str) and key not in ("state", "wanted", "health", "severity") else value
 
     return dict(fill(live))
 

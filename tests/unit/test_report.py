@@ -204,6 +204,16 @@ def quiet(live: Dict[str, Any]) -> None:
     live["host"]["disks"] = live["host"]["disks"][:1]
 
 
+def test_a_stopped_instance_of_a_host_that_does_not_say_what_was_meant_is_told() -> None:
+    live = sample()
+    quiet(live)
+    live["instances"][0]["state"] = "stopped"
+    del live["instances"][0]["wanted"]
+    assert [(one["severity"], one["kind"]) for one in report(answer(live=live))["attention"]] == [
+        ("warning", "instance")
+    ]
+
+
 def test_where_all_is_well_nothing_needs_attention() -> None:
     assert findings(quiet) == []
 
@@ -213,7 +223,6 @@ def test_the_sample_has_these_in_this_order() -> None:
         ("critical", "alert", "beta"),
         ("critical", "backup", "beta"),
         ("critical", "certificate", ""),
-        ("warning", "instance", "gamma"),
         ("warning", "probe", "beta"),
         ("warning", "backup", "gamma"),
         ("warning", "disk", ""),
@@ -237,7 +246,10 @@ CASES: List[Tuple[Callable[[Dict[str, Any]], None], List[Tuple[str, str, str]]]]
     (_set(*INSTANCE, state="unhealthy"), [("critical", "instance", "acme")]),
     (_set(*INSTANCE, state="degraded"), [("warning", "instance", "acme")]),
     (_set(*INSTANCE, state="unknown"), [("warning", "instance", "acme")]),
-    (_set(*INSTANCE, state="stopped"), [("warning", "instance", "acme")]),
+    (_set(*INSTANCE, state="stopped", wanted="running"), [("critical", "instance", "acme")]),
+    (_set(*INSTANCE, state="stopped", wanted="stopped"), []),
+    (_set(*INSTANCE, state="stopped", wanted=""), []),
+    (_set(*INSTANCE, state="degraded", wanted="stopped"), [("warning", "instance", "acme")]),
     (_set(*INSTANCE, state="starting"), []),
     (_set(*INSTANCE, problem="its .env was changed by hand"), [("warning", "instance", "acme")]),
     (_set(*INSTANCE, "probes", 0, ok=False), [("warning", "probe", "acme")]),
@@ -326,4 +338,4 @@ def test_severities_to_fail_on() -> None:
     made = report()
     assert len(_report.needs(made, "warning")) == len(made["attention"])
     assert {one["severity"] for one in _report.needs(made, "critical")} == {"critical"}
-    assert made["totals"]["attention"] == {"critical": 4, "warning": 4}
+    assert made["totals"]["attention"] == {"critical": 4, "warning": 3}

@@ -99,7 +99,7 @@ def test_the_page_of_the_sample() -> None:
     page = checked(report())
     attention = page.table("What needs attention")
     assert attention[0]["Message"] == "the host cannot be reached: no route"
-    assert attention[0]["Severity"] == "✖ critical" and len(attention) == 8
+    assert attention[0]["Severity"] == "✖ critical" and len(attention) == 7
     h1, away = page.table("Hosts of the run")
     assert (h1["Read"], h1["Memory"], h1["CPU"]) == ("2026-09-21 14:13:20 UTC", "5.9 GiB of 15.6 GiB", "31.5 %")
     assert (away["Read"], away["CPU"]) == ("✖ not read: the host cannot be reached: no route", "-")

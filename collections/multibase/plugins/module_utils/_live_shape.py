@@ -17,6 +17,7 @@ SCHEMA = 1
 # No figure of a host comes near it; what is beyond would not fit where readers put it.
 LIMIT = 2**63
 STATES = ("healthy", "degraded", "starting", "unhealthy", "stopped", "damaged", "unknown")
+WANTED = ("running", "stopped", "")
 HEALTHS = ("healthy", "unhealthy", "starting", "running", "stopped", "unknown")
 SEVERITIES = ("warning", "critical")
 ALERT_STATES = ("pending", "firing", "resolved")
@@ -46,10 +47,11 @@ class _Map:
 
 @dataclass(frozen=True)
 class _Record:
-    """A dictionary with these names, all of them there; ``null`` when there may be none."""
+    """A dictionary with these names, all of them there but the ``optional``; ``null`` when there may be none."""
 
     fields: Mapping[str, Any]
     null: bool = False
+    optional: Tuple[str, ...] = ()
 
 
 TEXT, NUMBER, WHOLE, TRUTH = (_Value((kind,)) for kind in ("text", "number", "whole", "truth"))
@@ -102,8 +104,9 @@ _BACKUP = _Record(
 )
 _INSTANCE = _Record(
     {
-        "name": TEXT, "labels": _Map(TEXT), "state": _Value(words=STATES), "problem": TEXT, "release": TEXT,
-        "urls": _Map(TEXT), "ports": _Map(WHOLE), "use": _USE, "services": _List(_SERVICE), "database": _DATABASE,
+        "name": TEXT, "labels": _Map(TEXT), "state": _Value(words=STATES), "wanted": _Value(words=WANTED),
+        "problem": TEXT, "release": TEXT, "urls": _Map(TEXT), "ports": _Map(WHOLE), "use": _USE,
+        "services": _List(_SERVICE), "database": _DATABASE,
         "disk": _Record(
             {"database_bytes": _WHOLE, "storage_bytes": _WHOLE, "backups_bytes": _WHOLE, "checked_at": _NUMBER}
         ),
@@ -118,7 +121,8 @@ _INSTANCE = _Record(
         ),
         "uptime": _Record({"day_percent": _NUMBER, "month_percent": _NUMBER, "target_percent": _NUMBER}),
         "runs_url": TEXT, "sparklines": _SPARKLINES,
-    }
+    },
+    optional=("wanted",),
 )  # fmt: skip
 _ALERT = _Record(
     {
@@ -169,10 +173,10 @@ def _conform(value: Any, shape: Any, place: str) -> Any:
         return {
             _text(str(key)): _conform(entry, shape.of, below + _text(str(key))[:60]) for key, entry in value.items()
         }
-    missing = [key for key in shape.fields if key not in value]
+    missing = [key for key in shape.fields if key not in value and key not in shape.optional]
     if missing:
         raise StateCorrupt("{0}: no {1}".format(place or "the document", ", ".join(missing)))
-    return {key: _conform(value[key], inner, below + key) for key, inner in shape.fields.items()}
+    return {key: _conform(value[key], inner, below + key) for key, inner in shape.fields.items() if key in value}
 
 
 def _plain(value: Any, shape: _Value, place: str) -> Any:

@@ -30,11 +30,11 @@ KINDS = (
 # How the names of alert rules begin that tell the same as a finding of our own.
 _COVERED_BY: Mapping[str, Tuple[str, ...]] = {
     "engine": ("engine",),
-    "instance": ("service", "unhealthy", "instance"),
-    "probe": ("probe",),
+    "instance": ("instance_down", "service_down", "service_unhealthy"),
+    "probe": ("probe_failed",),
     "backup": ("backup",),
     "disk": ("disk",),
-    "memory": ("memory",),
+    "memory": ("host_memory",),
     "certificate": ("certificate",),
 }
 _STATE_SEVERITIES = {
@@ -47,16 +47,15 @@ def answer_of(host: str, answer: Any) -> Dict[str, Any]:
 
     A host that cannot be reached, or where the module failed, has no ``live`` and the reason in ``problem``.
     """
-    told: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {}
-    results = told.get("results")
+    known: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {}
+    results = known.get("results")
     if isinstance(results, (list, tuple)) and results and isinstance(results[0], Mapping):
         first = results[0]
-        return {
-            "host": host, "live": first.get("live"), "problem": first.get("problem"), "read_at": first.get("read_at")
-        }  # fmt: skip
+        told = {key: first.get(key) for key in ("live", "problem", "read_at")}
+        return {**told, "host": host, "live": told["live"] or None}
     # What a program said that came in the way (sudo, python) tells more than Ansible's own words.
-    said = str(told.get("module_stderr") or "").strip() or str(told.get("msg") or "").strip() or "no answer"
-    if told.get("unreachable"):
+    said = str(known.get("module_stderr") or "").strip() or str(known.get("msg") or "").strip() or "no answer"
+    if known.get("unreachable"):
         said = "the host cannot be reached: " + said
     return {"host": host, "live": None, "problem": said, "read_at": None}
 
@@ -115,7 +114,7 @@ def _host(answer: Mapping[str, Any], made_at: float) -> Dict[str, Any]:
     known.update(
         sampled_at=sampled_at, interval=interval, age_seconds=age, version=live["version"], machine=live["host"],
         # A clock that was set back makes the future stale as well.
-        stale=age is None or abs(age) > STALE_INTERVALS * max(interval, 0),
+        stale=age is None or abs(age) > STALE_INTERVALS * max(interval, 1.0),
     )  # fmt: skip
     known.update({key: live[key] for key in ("instances", "alerts", "certificates")})
     return known
@@ -222,6 +221,8 @@ def _own_findings(host: Mapping[str, Any]) -> Iterator[Dict[str, Any]]:
 def _of_instance(host: Mapping[str, Any], instance: Mapping[str, Any]) -> Iterator[Dict[str, Any]]:
     name = instance["name"]
     severity = _STATE_SEVERITIES.get(instance["state"], "")
+    if instance["state"] == "stopped" and "wanted" in instance:
+        severity = "critical" if instance["wanted"] == "running" else ""
     if severity:
         bad = [one["name"] for one in instance["services"] if one["health"] in ("unhealthy", "stopped", "unknown")]
         parts = ["it is " + instance["state"], instance["problem"]]
