@@ -9,11 +9,12 @@ name: report
 short_description: A report of what hosts told
 version_added: 0.2.0
 description:
-  - Makes one report of what the module M(multibase.supabase.report) returned on each host, in the form that is asked for.
+  - Makes one report of what the module M(multibase.supabase.report) returned on each host, in the form that is asked
+    for.
   - A host that could not be reached, or whose answer cannot be used, is in the report with the reason.
 author:
   - Multibase contributors (@multibase)
-positional: _input, form, made_at
+positional: _input, form, made_at, only
 options:
   _input:
     description:
@@ -33,6 +34,12 @@ options:
       - When the report is made, in seconds since 1970.
     type: float
     required: true
+  only:
+    description:
+      - Names of the instances that the report is about. All when empty.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -63,6 +70,7 @@ from ansible_collections.multibase.supabase.plugins.module_utils import (
     _report_prometheus,
     _report_text,
 )
+from ansible_collections.multibase.supabase.plugins.module_utils._errors import UnknownInstance
 from ansible_collections.multibase.supabase.plugins.module_utils._live import VERSION
 
 _RENDERERS: Dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -73,11 +81,15 @@ _RENDERERS: Dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def report(answers: Sequence[Mapping[str, Any]], form: str = "document", made_at: Any = 0) -> Any:
-    """Return the report of what hosts answered. Raises AnsibleFilterError for a form that there is not."""
-    made = _report.build(
-        [_report.answer_of(str(one["host"]), one.get("answer")) for one in answers], float(made_at), VERSION
-    )
+def report(
+    answers: Sequence[Mapping[str, Any]], form: str = "document", made_at: Any = 0, only: Sequence[str] = ()
+) -> Any:
+    """Return the report of what hosts answered. Raises AnsibleFilterError for a form or an instance that is not."""
+    told = [_report.answer_of(str(one["host"]), one.get("answer")) for one in answers]
+    try:
+        made = _report.build(told, float(made_at), VERSION, [str(name) for name in only])
+    except UnknownInstance as error:
+        raise AnsibleFilterError(str(error)) from None
     if form == "document":
         return made
     if form in _RENDERERS:

@@ -9,9 +9,9 @@ docs/schemas/report.schema.json; _report_html, _report_csv and _report_prometheu
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Set, Tuple
 
-from ._errors import StateCorrupt
+from ._errors import StateCorrupt, UnknownInstance
 from ._live_shape import SEVERITIES, STATES, conform
 
 SCHEMA = 1
@@ -60,13 +60,20 @@ def answer_of(host: str, answer: Any) -> Dict[str, Any]:
     return {"host": host, "live": None, "problem": said, "read_at": None}
 
 
-def build(answers: Sequence[Mapping[str, Any]], made_at: float, version: str) -> Dict[str, Any]:
+def build(
+    answers: Sequence[Mapping[str, Any]], made_at: float, version: str, only: Sequence[str] = ()
+) -> Dict[str, Any]:
     """Return the report of all hosts, in the order of ``answers`` (as ``answer_of`` returns them).
 
     ``made_at`` is seconds since 1970; it stands in where a host does not say when it was read. A live document that
     does not follow its schema makes its host one that could not be read.
+
+    With names in ``only`` it is about these instances and the hosts that have one, or may have: those that could not be
+    read. Raises UnknownInstance for a name that nobody has, unless such a host may have it.
     """
     hosts = [_host(answer, made_at) for answer in answers]
+    if only:
+        hosts = _only(hosts, set(only))
     findings = [finding for host in hosts for finding in _findings(host)]
     order = {kind: rank for rank, kind in enumerate(KINDS)}
     findings.sort(key=lambda one: (one["severity"] != "critical", order[one["kind"]], one["host"], one["instance"]))
@@ -79,6 +86,23 @@ def build(answers: Sequence[Mapping[str, Any]], made_at: float, version: str) ->
         "attention": findings,
         "files": [],
     }
+
+
+def _only(hosts: Sequence[Mapping[str, Any]], names: Set[str]) -> List[Dict[str, Any]]:
+    """Return the hosts with what is about instances of these names, and about the hosts themselves."""
+    known = {instance["name"] for host in hosts for instance in host["instances"]}
+    missing = sorted(names - known)
+    if missing and all(host["machine"] is not None for host in hosts):
+        there = ", ".join(sorted(known)) or "none"
+        raise UnknownInstance("there is no instance {0}; there are: {1}".format(", ".join(missing), there))
+    kept = []
+    for host in hosts:
+        instances = [instance for instance in host["instances"] if instance["name"] in names]
+        if instances or host["machine"] is None:
+            alerts = [alert for alert in host["alerts"] if alert["instance"] in {*names, ""}]
+            sites = [one for one in host["certificates"] if one["site"] in names or one["site"].startswith("_")]
+            kept.append({**host, "instances": instances, "alerts": alerts, "certificates": sites})
+    return kept
 
 
 def needs(report: Mapping[str, Any], severity: str) -> List[Dict[str, Any]]:

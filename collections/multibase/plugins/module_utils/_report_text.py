@@ -12,10 +12,8 @@ from ._report_csv import moment
 def subject(report: Mapping[str, Any]) -> str:
     """Return one line: what needs attention, of how many hosts and instances."""
     attention, totals = report["totals"]["attention"], report["totals"]
-    if not report["attention"]:
-        state = "all is well"
-    else:
-        state = "{critical} critical, {warning} warnings".format(**attention)
+    told = "{critical} critical, {warning} warnings".format(**attention)
+    state = told if report["attention"] else "all is well"
     return "Multibase: {0} ({1} hosts, {2} instances)".format(state, totals["hosts"], totals["instances"])
 
 
