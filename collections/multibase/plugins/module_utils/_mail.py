@@ -104,7 +104,9 @@ def send(settings: Mapping[str, Any], message: EmailMessage) -> None:
 
 
 def _words(error: BaseException, password: Any) -> str:
-    """Return what went wrong; a server may say again what it was told."""
+    """Return what went wrong; a server may say again what it was told, in Base64 too."""
+    if isinstance(error, smtplib.SMTPAuthenticationError):
+        return "the server refused user and password (status {0})".format(error.smtp_code)
     if isinstance(error, smtplib.SMTPResponseException):
         said = error.smtp_error.decode("utf-8", "replace") if isinstance(error.smtp_error, bytes) else error.smtp_error
         words = "{0} {1}".format(error.smtp_code, said)
