@@ -92,8 +92,10 @@ class MailServer:
 
         say("220 tests")
         trusted = False
-        # Asked for anew each time: STARTTLS puts another stream in its place.
-        for line in iter(lambda: stream.readline(), b""):
+        while True:
+            line = stream.readline()
+            if not line:
+                return
             word = line.decode().split()[0].upper()
             if not encrypted:
                 self.open_words.append(word)

@@ -22,10 +22,9 @@ def read(layout: Layout, connect: Connect, now: float, say: Callable[[str], None
     it: nobody watches that host. Where there is no sampler, none is missed. Nothing is raised: a host that cannot be
     read has no document, and the reason.
     """
-    fresh = _stats.read_fresh(layout, now)
-    if fresh is not None:
-        return fresh, ""
     last, problem = _last(layout)
+    if last is not None and _stats.read_fresh(layout, now) is not None:
+        return last, ""
     if last is not None:
         problem = "the sampler (multibase-monitor.service) wrote last {0} s ago".format(_age(last, now))
     try:
