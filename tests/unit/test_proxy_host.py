@@ -424,5 +424,5 @@ def test_every_path_of_the_api_is_beside_studio_and_no_other() -> None:
 
 
 def test_what_certbot_says_is_told_with_the_line_below_its_title() -> None:
-    output = "Saving debug log\nRequesting a certificate\nAn unexpected error occurred:\nThe nonce is too old\n\nSee the log."
+    output = "Saving debug log\nAn unexpected error occurred:\nThe nonce is too old\n\nSee the log."
     assert _certificates.said(output) == "An unexpected error occurred: / The nonce is too old"

@@ -18,9 +18,10 @@ from ._postgres import Connection, Login
 _QUERY_LENGTH = 300
 _SLOWEST = 5
 _SETTINGS = "SET statement_timeout = '5s'; SET lock_timeout = '1s'; SET default_transaction_read_only = on;"
+# A statement that begins with a remark is none of those that are told: ours are left out by that.
 # Sizes are those of all databases together: the services' own are in there too.
 _FIGURES = """
-SELECT json_build_object(
+/* multibase */ SELECT json_build_object(
  'size_bytes', (SELECT sum(pg_database_size(oid))::bigint FROM pg_database WHERE datallowconn),
  'connections', (SELECT coalesce(json_object_agg(state, n), '{}') FROM (
     SELECT coalesce(state, 'background') AS state, count(*) AS n FROM pg_stat_activity
@@ -41,7 +42,7 @@ SELECT json_build_object(
 )
 """
 _SLOW = """
-SELECT coalesce(json_agg(s), '[]') FROM (
+/* multibase */ SELECT coalesce(json_agg(s), '[]') FROM (
  SELECT left(regexp_replace(query, '\\s+', ' ', 'g'), {length}) AS query, calls,
   round(mean_exec_time::numeric, 3) AS mean_ms, round(total_exec_time::numeric, 1) AS total_ms
  FROM {schema}.pg_stat_statements

@@ -124,6 +124,11 @@ class Layout:
         return os.path.join(self.state, "_monitor")
 
     @property
+    def alerts_lock(self) -> str:
+        """Held while alerts change; for a moment only."""
+        return os.path.join(self.state, "locks", "_alerts.lock")
+
+    @property
     def panel(self) -> str:
         """What nginx serves as the panel."""
         return os.path.join(self.root, "www", "panel")

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from . import (
     _backup_job,
@@ -49,12 +49,11 @@ _SPARKS = ("cpu_percent", "memory_bytes", "latency_ms")
 Say = Callable[[str], None]
 
 
-class Watcher:
+class Watcher(Protocol):
     """Fills a part of each live document in. ``look`` returns at once: work is done in threads of its own."""
 
     def look(self, live: Dict[str, Any], now: float) -> None:
         """Fill in what is known."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """End the threads."""

@@ -19,18 +19,21 @@ import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import (
+    _alert_acts,
     _backup,
     _backup_job,
     _boot,
     _catalogue,
     _copies,
     _lock,
+    _monitor_settings,
     _offsite,
     _process,
     _restore,
     _retention,
     _sampler,
     _schedule,
+    _watchers,
 )
 from ._compose import Compose
 from ._engine import DEFAULT_HOST, connect
@@ -90,6 +93,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sample = commands.add_parser("sample", help="watch the host and its instances, until it is told to end")
     sample.add_argument("--once", action="store_true", help="look once and print what was seen, as JSON")
+    commands.add_parser("alerts", help="list what is wrong, and what is silenced")
+    acknowledge = commands.add_parser("acknowledge", help="say that somebody knows of an alert")
+    unsilence = commands.add_parser("unsilence", help="take a silence back")
+    silence = commands.add_parser("silence", help="keep alerts from being told for a while")
+    for command in (acknowledge, unsilence):
+        command.add_argument("id")
+    for command in (acknowledge, silence):
+        command.add_argument("--by", default=os.environ.get("SUDO_USER") or "root", help="who does it")
+        command.add_argument("--note", default="", help="why")
+    for word in ("instance", "rule", "subject"):
+        silence.add_argument("--" + word, default="", help="only alerts of this {0}".format(word))
+    silence.add_argument("--for", dest="duration", required=True, metavar="TIME", help="as 90m, 2h or 1d12h")
+    tested = commands.add_parser("notify-test", help="send a message to a channel, or to all")
+    tested.add_argument("channel", nargs="?")
     commands.add_parser("metrics", help="write the Prometheus textfile anew")
     return parser
 
@@ -165,6 +182,8 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
     if args.command == "metrics":
         _backup_job.write_metrics(layout, now)
         return []
+    if args.command in ("alerts", "acknowledge", "silence", "unsilence", "notify-test"):
+        return _alert_command(layout, args, say, now)
     host = _backup_job.Host(layout, connect(args.docker_host), Compose(args.docker_host), args.docker_host, say)
     if args.command == "backup":
         return [_backup_of(host, args.name, args, say)]
@@ -201,10 +220,33 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
     return [getattr(runner, args.command)(args.name).as_dict()]
 
 
+def _alert_command(layout: Layout, args: argparse.Namespace, say: Any, now: float) -> List[Dict[str, Any]]:
+    """Do what is asked about alerts; return rows about it."""
+    if args.command == "acknowledge":
+        return [_alert_acts.acknowledge(layout, args.id, args.by, args.note, now, say, check=False)]
+    if args.command == "silence":
+        wanted = {name: getattr(args, name) for name in ("instance", "rule", "subject", "duration")}
+        return [_alert_acts.silence(layout, {**wanted, "reason": args.note}, args.by, now, say, check=False)]
+    if args.command == "unsilence":
+        return [_alert_acts.unsilence(layout, args.id, say, check=False)]
+    if args.command == "notify-test":
+        host = _monitor_settings.SettingsFile(layout, say).current().host
+        rows = _alert_acts.try_channels(layout, host, args.channel, now, say)
+        if any(row["problem"] for row in rows):
+            raise MultibaseError("; ".join(row["problem"] for row in rows if row["problem"]))
+        return rows
+    told = _alert_acts.listing(layout, now, say)
+    return [*told["alerts"], *({"silence": one.pop("id"), **one} for one in told["silences"])]
+
+
 def _sample(args: argparse.Namespace, say: Any) -> None:
     """Watch the host until SIGTERM comes; or look once and print the live document."""
+    layout = Layout(os.path.abspath(args.root))
     sampler = _sampler.Sampler(
-        Layout(os.path.abspath(args.root)), lambda: connect(args.docker_host, _sampler.ENGINE_SECONDS), say
+        layout,
+        lambda: connect(args.docker_host, _sampler.ENGINE_SECONDS),
+        say,
+        lambda settings: _watchers.watchers(layout, settings, say),
     )
     if args.once:
         sys.stdout.write(json.dumps(sampler.once(time.time()), indent=1) + "\n")
@@ -213,6 +255,9 @@ def _sample(args: argparse.Namespace, say: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: end.set())
     sampler.run(end)
+    # Probes that wait for an answer would keep the process until they have it.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _restart_engine() -> None:
