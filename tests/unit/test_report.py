@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.multibase.supabase.plugins.module_utils import _live_shape, _report
+from ansible_collections.multibase.supabase.plugins.module_utils._alert_rules import RULES
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import StateCorrupt
 from unit.report_support import (
     AWAY,
@@ -320,6 +321,27 @@ def test_what_an_alert_tells_is_told_once(alert: Dict[str, Any], told: List[str]
         live["alerts"] = [alert]
 
     assert [kind for _severity, kind, _instance in findings(change)] == told
+
+
+def test_rules_that_tell_the_same_as_a_finding_are_there() -> None:
+    assert set(_report._COVERED_BY) == set(_report.KINDS) - {"unreadable", "stale", "alert"}
+    for beginnings in _report._COVERED_BY.values():
+        for beginning in beginnings:
+            assert [rule for rule in RULES if rule.startswith(beginning)], beginning
+
+
+def test_alerts_of_the_real_rules_name_the_same_as_our_findings() -> None:
+    """What both measure of one document has the same instance and subject, or it would be told twice."""
+    live = sample()
+    live["certificates"][0]["days_left"], live["certificates"][1]["domains"] = 1.0, []
+    live["host"]["disks"][0]["used_percent"] = 99.0
+    live["instances"][0]["probes"][0]["ok"] = False
+    live["alerts"] = []
+    told = {(one["kind"], one["instance"], one["subject"]) for one in report(answer(live=live))["attention"]}
+    for kind, rule in (("disk", "disk_used"), ("certificate", "certificate_expiring"), ("probe", "probe_failed")):
+        about = RULES[rule]
+        bad = {(one.instance, one.subject) for one in about.find(live) if about.rule.bad(one.value, False)}
+        assert bad and bad <= {(instance, subject) for what, instance, subject in told if what == kind}, kind
 
 
 def test_alerts_about_one_disk_leave_the_others_to_be_told() -> None:

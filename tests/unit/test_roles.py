@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 VERBS = [
-    "backup", "backups", "bundle", "create", "credentials", "delete", "export", "list", "load", "preflight", "report",
-    "restart", "restore", "show", "site", "sites", "start", "status", "stop", "uninstall", "user", "verify",
+    "alerts", "backup", "backups", "bundle", "create", "credentials", "delete", "export", "list", "load", "preflight",
+    "report", "restart", "restore", "show", "site", "sites", "start", "stats", "status", "stop", "uninstall", "user",
+    "verify",
 ]  # fmt: skip
 # Facts as variables of their own, which inject_facts_as_vars=false switches off. These are no facts.
 MAGIC = re.compile(

@@ -236,7 +236,7 @@ def _own_findings(host: Mapping[str, Any]) -> Iterator[Dict[str, Any]]:
             named = ", ".join(certificate["domains"]) or certificate["site"]
             text = "has expired" if left <= 0 else "expires in {0:.1f} days".format(left)
             instance = "" if certificate["site"].startswith("_") else certificate["site"]
-            subject = (certificate["domains"] or [""])[0]
+            subject = (certificate["domains"] or [certificate["site"]])[0]
             yield _finding(
                 host, severity, "certificate", "the certificate of {0} {1}".format(named, text), instance, subject
             )
@@ -255,10 +255,10 @@ def _of_instance(host: Mapping[str, Any], instance: Mapping[str, Any]) -> Iterat
     elif instance["problem"]:
         yield _finding(host, "warning", "instance", instance["problem"], name)
     # Of one that is stopped nothing answers.
-    failed = [probe for probe in instance["probes"] if not probe["ok"]] if instance["state"] != "stopped" else []
-    if failed:
-        told = ", ".join("{0} ({1})".format(one["name"], one["detail"] or "no answer") for one in failed)
-        yield _finding(host, "warning", "probe", "probes fail: {0}".format(told), name)
+    for probe in instance["probes"] if instance["state"] != "stopped" else []:
+        if not probe["ok"]:
+            told = "the probe {0} fails: {1}".format(probe["name"], probe["detail"] or "no answer")
+            yield _finding(host, "warning", "probe", told, name, probe["name"])
     problem = backup_problem(instance["backups"])
     if problem:
         yield _finding(host, "critical" if instance["backups"]["overdue"] else "warning", "backup", problem, name)
