@@ -68,15 +68,14 @@ def back_up_sqlite(database: Path, path: Path) -> None:
     """Copy a database of SQLite that is in use to ``path``, with gzip; a copy that is not sound is none."""
     with tempfile.TemporaryDirectory(prefix=".copy-", dir=path.parent) as scratch:
         copy = Path(scratch) / "copy.sqlite"
-        with contextlib.closing(sqlite3.connect(database, timeout=60)) as source:
-            with contextlib.closing(sqlite3.connect(copy)) as target:
-                source.backup(target)
-                (verdict,) = target.execute("PRAGMA integrity_check").fetchone()
+        opened, made = sqlite3.connect(database, timeout=60), sqlite3.connect(copy)
+        with contextlib.closing(opened) as source, contextlib.closing(made) as target:
+            source.backup(target)
+            (verdict,) = target.execute("PRAGMA integrity_check").fetchone()
         if verdict != "ok":
             raise NotWell("the copy of {0} is not sound: {1}".format(database, verdict))
-        with _staged(path) as beside:
-            with open(copy, "rb") as plain, gzip.open(beside, "wb", 6) as packed:
-                shutil.copyfileobj(plain, packed, _CHUNK)
+        with _staged(path) as beside, open(copy, "rb") as plain, gzip.open(beside, "wb", 6) as packed:
+            shutil.copyfileobj(plain, packed, _CHUNK)
 
 
 def _pass_line(*fields: Any) -> str:
