@@ -207,7 +207,7 @@ def _row(body: bytes) -> List[Optional[str]]:
     (count,) = struct.unpack("!H", body[:2])
     position = 2
     values: List[Optional[str]] = []
-    for _ in range(count):
+    for _number in range(count):
         (size,) = struct.unpack("!i", body[position : position + 4])
         position += 4
         if size < 0:
