@@ -10,6 +10,7 @@ import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from . import _live, _registry, _usage
@@ -86,6 +87,9 @@ class Containers:
             if counters.known:
                 read[identity] = _usage.Reading(time.monotonic(), counters)
         missing = [identity for identity in wanted if identity not in read]
+        for identity in missing if read else ():
+            # Its first process may be another one by now, with the number of a process that there is.
+            self._facts[identity] = ("unread", self._facts[identity][1])
         # One or two are just starting or ending; when no files can be read at all it is another machine's Engine.
         if missing and not read:
             read.update(self._samples(missing))
@@ -108,9 +112,10 @@ class Containers:
         return {identity: _usage.Reading(at, counters) for identity, at, counters in answers if counters.known}
 
     def remember(self, path: str) -> None:
-        """Keep the readings for who looks only once."""
+        """Keep the readings, and what inspections told, for who looks only once."""
         readings = {identity: _usage.reading_as_json(reading) for identity, reading in self._before.items()}
-        content = json.dumps({"boot": _boot_id(), "readings": readings}).encode("ascii")
+        facts = {identity: [state, *astuple(running)] for identity, (state, running) in self._facts.items()}
+        content = json.dumps({"boot": _boot_id(), "readings": readings, "facts": facts}).encode("utf-8")
         replace_file(path, content, 0o600)
 
     def recall(self, path: str) -> None:
@@ -119,11 +124,16 @@ class Containers:
             known = _registry.read_json(path)
         except (StateCorrupt, OSError):
             return
-        if isinstance(known, dict) and known.get("boot") == _boot_id():
-            for identity, value in (known.get("readings") or {}).items():
-                reading = _usage.reading_from_json(value)
-                if reading is not None:
-                    self._before.setdefault(str(identity), reading)
+        if not isinstance(known, dict) or known.get("boot") != _boot_id():
+            return
+        for identity, value in (known.get("readings") or {}).items():
+            reading = _usage.reading_from_json(value)
+            if reading is not None:
+                self._before.setdefault(str(identity), reading)
+        for identity, fact in (known.get("facts") or {}).items():
+            # Compared with the list and with the processes that there are, as those of the look before.
+            if isinstance(fact, list) and len(fact) == 4 and isinstance(fact[1], int):
+                self._facts.setdefault(str(identity), (fact[0], _live.Running(*fact[1:])))
 
 
 def _alive(pid: int) -> bool:

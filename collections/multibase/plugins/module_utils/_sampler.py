@@ -171,8 +171,10 @@ class Sampler:
 
     def look(self, now: float) -> Dict[str, Any]:
         """Return the live document of ``now`` (seconds since 1970), as far as it is known without waiting."""
-        listed = self._containers.look()
-        self._listed = listed
+        self._listed = self._containers.look()
+        return self._document(self._listed, now)
+
+    def _document(self, listed: Optional[List[Container]], now: float) -> Dict[str, Any]:
         uses = self._containers.uses(listed) if listed is not None else {}
         reading = _host_figures.read(self._proc, time.monotonic())
         host = _host_figures.figures(self._proc, self._host_before, reading)
@@ -369,7 +371,7 @@ class Sampler:
         self._listed = self._containers.look()
         for work in self._beside:
             work.once()
-        live = self.look(now)
+        live = self._document(self._listed, now)
         with contextlib.suppress(OSError):
             os.makedirs(self._layout.monitor_state, mode=0o700, exist_ok=True)
             self._containers.remember(os.path.join(self._layout.monitor_state, "readings.json"))

@@ -19,7 +19,6 @@ import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import (
-    _alert_acts,
     _backup,
     _backup_job,
     _boot,
@@ -34,7 +33,6 @@ from . import (
     _retention,
     _sampler,
     _schedule,
-    _watchers,
 )
 from ._compose import Compose
 from ._engine import DEFAULT_HOST, connect
@@ -223,6 +221,9 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
 
 def _alert_command(layout: Layout, args: argparse.Namespace, say: Any, now: float) -> List[Dict[str, Any]]:
     """Do what is asked about alerts; return rows about it."""
+    # Mail and web clients take as long to load as all else together; a sample is often all that is wanted.
+    from . import _alert_acts
+
     if args.command == "acknowledge":
         return [_alert_acts.acknowledge(layout, args.id, args.by, args.note, now, say, check=False)]
     if args.command == "silence":
@@ -243,11 +244,14 @@ def _alert_command(layout: Layout, args: argparse.Namespace, say: Any, now: floa
 def _sample(args: argparse.Namespace, say: Any) -> None:
     """Watch the host until SIGTERM comes; or look once and print the live document."""
     layout = Layout(os.path.abspath(args.root))
+
+    def watchers(settings: _monitor_settings.MonitorSettings) -> Sequence[_sampler.Watcher]:
+        from . import _watchers
+
+        return _watchers.watchers(layout, settings, say)
+
     sampler = _sampler.Sampler(
-        layout,
-        lambda: _engine_socket.connect(args.docker_host, _sampler.ENGINE_SECONDS),
-        say,
-        lambda settings: _watchers.watchers(layout, settings, say),
+        layout, lambda: _engine_socket.connect(args.docker_host, _sampler.ENGINE_SECONDS), say, watchers
     )
     if args.once:
         sys.stdout.write(json.dumps(sampler.once(time.time()), indent=1) + "\n")
