@@ -14,7 +14,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -256,9 +255,9 @@ def _sample(args: argparse.Namespace, say: Any) -> None:
     if args.once:
         sys.stdout.write(json.dumps(sampler.once(time.time()), indent=1) + "\n")
         return
-    end = threading.Event()
+    end = _sampler.Ending()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: end.set())
+        signal.signal(number, end.set)
     sampler.run(end)
     # Probes that wait for an answer would keep the process until they have it.
     sys.stderr.flush()
