@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from . import (
-    _backup_job,
+    _backup_state,
     _catalogue,
     _database_figures,
     _disk_use,
@@ -388,10 +388,10 @@ class Sampler:
     def _read_backups(self) -> Dict[str, Dict[str, Any]]:
         told: Dict[str, Dict[str, Any]] = {}
         names = set(self._layout.instance_names())
-        for described in _backup_job.describe(self._layout, [], time.time()):
+        for described in _backup_state.describe(self._layout, [], time.time()):
             name = described["name"]
             if name in names:
-                scheduled = bool(_backup_job.read_settings(self._layout, name).get("schedule"))
+                scheduled = bool(_backup_state.read_settings(self._layout, name).get("schedule"))
                 finished = {row["stem"]: _catalogue.stem_time(row["stem"]) for row in described["backups"]}
                 told[name] = _live.backups_of(described, scheduled, finished)
         return told
