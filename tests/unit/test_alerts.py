@@ -299,7 +299,7 @@ def test_firing_and_resolved_are_told_in_turn_whatever_happens(steps: List[Tuple
     ("rules", "instance_rules", "words"),
     [
         ({"cpu": False}, {}, ["rules: there is no rule 'cpu'"]),
-        ({"host_cpu": {"treshold": 1, "severity": "bad"}}, {}, ["rules.host_cpu.treshold", "rules.host_cpu.severity"]),
+        ({"host_cpu": {"limit": 1, "severity": "bad"}}, {}, ["rules.host_cpu.limit", "rules.host_cpu.severity"]),
         ({"host_cpu": {"threshold": "90"}}, {}, ["rules.host_cpu.threshold: must be a number"]),
         ({"host_cpu": {"for": -1}}, {}, ["rules.host_cpu.for"]),
         ({"host_cpu": {"threshold": 50, "resolve_threshold": 60}}, {}, ["must not be above threshold"]),

@@ -22,7 +22,7 @@ from ansible_collections.multibase.supabase.plugins.module_utils._settings impor
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = [
     "preflight", "site", "create", "start", "stop", "restart", "status", "list", "show", "credentials", "backup",
-    "backups", "verify", "restore", "export", "delete", "sites", "user", "bundle", "load", "uninstall",
+    "report", "backups", "verify", "restore", "export", "delete", "sites", "user", "bundle", "load", "uninstall",
 ]  # fmt: skip
 # What verbs need beside the name of an instance.
 NEEDED = {

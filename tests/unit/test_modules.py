@@ -79,7 +79,7 @@ def run(
     """Run a module's ``main()`` and return how it ended. Anything but an orderly end is an error of the test."""
     engine = Engine(docker) if docker is not None else None
 
-    def connect(_host: str = "") -> Engine:
+    def connect(_host: str = "", _timeout: float = 0) -> Engine:
         if engine is None:
             raise EngineUnavailable("there is no Docker Engine; playbooks/site.yml installs it")
         return engine
