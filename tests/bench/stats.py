@@ -38,8 +38,9 @@ SERVICES = 10
 LOADS = (0.3, 0.15)
 _IDLE_SECONDS = 120
 _FEWEST_ROUNDS = 5
+# What bin/multibase-host does with the word sample.
 _PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from multibase._tool import main; sys.exit(main(sys.argv[1:]))"
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from multibase._sample import main; sys.exit(main(sys.argv[1:]))"
 )
 _MODULE_UTILS = Path(_engine_socket.__file__).parent
 
@@ -102,8 +103,8 @@ class Fleet:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(one, self.ids))
 
-    def tool(self, *words: str) -> List[str]:
-        """Return the command line of the host's own tool."""
+    def sample(self, *words: str) -> List[str]:
+        """Return the command line of `multibase-host sample`."""
         return [sys.executable, "-I", "-c", _PROGRAM, str(self.library), "--root", self.layout.root, *words]
 
 
@@ -164,13 +165,13 @@ def sample_case(fleet: Fleet, rounds: int) -> Dict[str, Any]:
     said: List[Dict[str, Optional[float]]] = []
     told: List[Dict[str, float]] = []
     # The first one has nothing to be compared with, and inspects every container.
-    measured(fleet.tool("sample", "--once"))
+    measured(fleet.sample("--once"))
     for _number in range(rounds):
         # Both look at the time in between: docker stats at its own second, ours at what passed since our last one.
         run, printed = measured(docker_stats)
         theirs.runs.append(run)
         told.append(theirs_of(printed))
-        run, printed = measured(fleet.tool("sample", "--once"))
+        run, printed = measured(fleet.sample("--once"))
         ours.runs.append(run)
         said.append(ours_of(printed))
         progress("n={0}: {1:.3f} s beside {2:.3f} s".format(n, ours.runs[-1].seconds, theirs.runs[-1].seconds))
@@ -236,7 +237,7 @@ def sampler_case(fleet: Fleet, seconds: int) -> Dict[str, Any]:
     log = Path(fleet.layout.root, "sampler.log")
     with log.open("wb") as stream:
         started, before = time.perf_counter(), cpu_seconds(processes)
-        process = subprocess.Popen(fleet.tool("sample"), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+        process = subprocess.Popen(fleet.sample(), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
         try:
             time.sleep(seconds)
             live = json.loads(Path(fleet.layout.live).read_text(encoding="utf-8"))

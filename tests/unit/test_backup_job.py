@@ -20,6 +20,7 @@ import pytest
 from ansible_collections.multibase.supabase.plugins.module_utils import (
     _backup,
     _backup_job,
+    _backup_state,
     _catalogue,
     _copies,
     _errors,
@@ -111,7 +112,7 @@ def host(layout: Layout, clock: Callable[[], float] = lambda: NOW) -> _backup_jo
 
 
 def settings(layout: Layout, since: float = NOW - 100 * DAY, **known: Any) -> None:
-    path = Path(layout.state, _backup_job.SETTINGS_FILE)
+    path = Path(layout.state, _backup_state.SETTINGS_FILE)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(known))
     _backup_job.note_schedules(layout, since)
@@ -265,7 +266,7 @@ def test_a_copy_that_failed_is_remembered_and_made_up_for(layout: Layout, runs: 
         state = _backup_job.read_state(layout, "acme")
         assert (state["exit_code"], state["reason"], state["failures"]) == (17, "far: no route", 0)
         assert state["last_success"] == NOW + day * DAY and state["offsite"]["far"]["missing"] == stems
-    assert _backup_job.describe(layout, ["acme"], NOW)[0]["exit_code"] == 17
+    assert _backup_state.describe(layout, ["acme"], NOW)[0]["exit_code"] == 17
     told = metrics_of(layout)
     assert told[("multibase_backup_last_exit_code", "acme")] == 17
     assert told[("multibase_backup_offsite_last_success_timestamp_seconds", "acme on near")] == NOW + DAY
@@ -320,7 +321,7 @@ def test_targets_that_cannot_be_read_are_remembered(layout: Layout, runs: Run, m
 def test_which_ends_stop_pruning(layout: Layout, code: int, prunes: bool) -> None:
     for number in range(5):
         backup(layout, NOW - number * DAY)
-    _backup_job.write_state(layout, "acme", {"exit_code": code})
+    _backup_state.write_state(layout, "acme", {"exit_code": code})
     assert bool(_backup_job.prune(host(layout), "acme", POLICY, 1).remove) is prunes
 
 
@@ -437,7 +438,7 @@ def test_what_a_restore_kept_goes_when_its_days_are_over(
 ) -> None:
     for night in nights:
         backup(layout, NOW - night * DAY)
-    _backup_job.write_state(layout, "acme", state)
+    _backup_state.write_state(layout, "acme", state)
     old = kept(layout, NOW - DAY)
     looked = _backup_job.prune(host(layout, lambda: now), "acme", POLICY, 1, check_mode=True)
     assert looked.directories == ([str(old)] if goes else []) and old.exists()
@@ -492,7 +493,7 @@ def test_what_the_policy_lets_go_is_deleted(layout: Layout) -> None:
 
 
 def _failed(layout: Layout) -> None:
-    _backup_job.write_state(layout, "acme", {"exit_code": 13})
+    _backup_state.write_state(layout, "acme", {"exit_code": 13})
 
 
 def _unsigned(layout: Layout) -> None:
@@ -582,7 +583,7 @@ DUE = _schedule.previous(_schedule.parse("0 3 * * *"), datetime.fromtimestamp(NO
     ],
 )
 def test_overdue(known: Dict[str, Any], state: Dict[str, Any], now: float, expected: bool) -> None:
-    assert _backup_job.is_overdue(known, state, DUE - 30 * DAY, now) is expected
+    assert _backup_state.is_overdue(known, state, DUE - 30 * DAY, now) is expected
 
 
 HOUR = 3600
@@ -629,7 +630,7 @@ def test_nothing_is_due_before_the_schedule_was_set(layout: Layout) -> None:
     settings(layout, since=DUE + 60, acme=DAILY)
     assert _backup_job.due_now(layout, DUE + 3600) == []
     assert _backup_job.due_now(layout, DUE + DAY + 3600) == ["acme"]
-    os.unlink(os.path.join(layout.state, _backup_job.SETTINGS_FILE))
+    os.unlink(os.path.join(layout.state, _backup_state.SETTINGS_FILE))
     assert _backup_job.due_now(layout, DUE + DAY + 3600) == []
 
 
@@ -643,7 +644,7 @@ def test_one_wrong_schedule_does_not_stop_the_others(layout: Layout, schedule: A
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"acme": null}', '{"acme": []}', '{"acme": 3}', '{"acme": "x"}'])
 def test_damaged_settings_are_none(layout: Layout, text: str) -> None:
     os.makedirs(layout.state)
-    Path(layout.state, _backup_job.SETTINGS_FILE).write_text(text)
+    Path(layout.state, _backup_state.SETTINGS_FILE).write_text(text)
     assert _backup_job.read_settings(layout, "acme") == {}
 
 
@@ -651,13 +652,13 @@ def test_describing(layout: Layout) -> None:
     first, second = backup(layout, NOW - DAY), backup(layout, NOW, verified=False)
     os.makedirs(os.path.join(layout.root, "backups", "lost+found"))
     os.makedirs(layout.backups("gone"))
-    _backup_job.write_state(layout, "acme", {"exit_code": 13, "reason": "broken"})
-    told = _backup_job.describe(layout, [], NOW + 60)
+    _backup_state.write_state(layout, "acme", {"exit_code": 13, "reason": "broken"})
+    told = _backup_state.describe(layout, [], NOW + 60)
     assert [row["name"] for row in told] == ["acme", "gone"]
     assert [row["stem"] for row in told[0]["backups"]] == [second, first]
     assert told[0]["exit_code"] == 13 and told[0]["backups"][0]["age_seconds"] == 60
     assert [row["verified"] for row in told[0]["backups"]] == [False, True]
-    assert [row["name"] for row in _backup_job.describe(layout, ["gone", "nobody"], NOW)] == ["gone"]
+    assert [row["name"] for row in _backup_state.describe(layout, ["gone", "nobody"], NOW)] == ["gone"]
     json.dumps(told)
 
 

@@ -88,6 +88,42 @@ def test_what_is_too_old_is_deleted_and_so_is_the_future(history: History, tmp_p
     assert [time for _subject, time, _value in rows(tmp_path, "hourly")] == [end - 2 * HOUR, end - HOUR]
 
 
+def test_nothing_is_deleted_while_the_clock_may_be_wrong(history: History, tmp_path: Path) -> None:
+    end = fill(history, 5)
+    ahead = end + 3000 * DAY
+    history.add(ahead, {"acme": {"cpu_percent": 1.0}})
+    history.tidy(ahead, Retention())
+    assert len(rows(tmp_path, "raw")) == 5 * 60 + 1
+    history.tidy(end, Retention())
+    assert len(rows(tmp_path, "raw")) == 5 * 60, "the row of the future"
+
+
+def test_hours_go_on_after_the_clock_was_ahead(history: History, tmp_path: Path) -> None:
+    end = fill(history, 2)
+    for time in range(end + 6 * HOUR, end + 8 * HOUR, 600):
+        history.add(time, {"acme": {"cpu_percent": 9.0}})
+    history.tidy(end + 8 * HOUR, Retention())
+    for time in range(end, end + 2 * HOUR, 60):
+        history.add(time, {"acme": {"cpu_percent": 5.0}})
+    history.tidy(end + 2 * HOUR, Retention())
+    values = {time: value for _subject, time, value in rows(tmp_path, "hourly")}
+    assert (values[end], values[end + HOUR]) == (5.0, 5.0)
+
+
+def test_what_is_deleted_makes_the_file_smaller(history: History, tmp_path: Path) -> None:
+    end = fill(history, 24)
+    path = tmp_path / "state" / "history.sqlite"
+
+    def size() -> int:
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path.stat().st_size
+
+    before = size()
+    history.tidy(end, Retention(raw_days=1 / 24, hourly_days=1, daily_days=1))
+    assert size() < before / 2
+
+
 def test_the_file_does_not_grow_for_ever(history: History, tmp_path: Path) -> None:
     def size() -> int:
         return sum(path.stat().st_size for path in (tmp_path / "state").iterdir())

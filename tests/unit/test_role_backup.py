@@ -14,7 +14,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.multibase.supabase.plugins.filter.backup_settings import FilterModule, backup_settings
-from ansible_collections.multibase.supabase.plugins.module_utils import _backup_job, _schedule, _tool
+from ansible_collections.multibase.supabase.plugins.module_utils import _backup_job, _backup_state, _schedule, _tool
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
 from ansible_collections.multibase.supabase.plugins.module_utils._retention import Policy
 from unit.support import PLUGINS, REPOSITORY, expand_for_role
@@ -239,14 +239,14 @@ def test_the_tool_reads_the_settings_that_are_written(tmp_path: Path) -> None:
     layout = Layout(str(tmp_path))
     (tmp_path / "state").mkdir()
     (written,) = expand(tmp_path, FLEET, ["backup-settings.json.j2"], multibase_backup_instances=own)
-    (tmp_path / "state" / _backup_job.SETTINGS_FILE).write_text(written)
+    (tmp_path / "state" / _backup_state.SETTINGS_FILE).write_text(written)
     keys = {"schedule", "scope", "format", "level", "verify", "timeout", "jitter", "retention", "log"}
     for name in ("acme", "beta", "demo"):
         settings = _backup_job.read_settings(layout, name)
         assert set(settings) == keys
         if settings["schedule"]:
             assert _schedule.parse(settings["schedule"]).expression == settings["schedule"]
-        assert isinstance(_backup_job.is_overdue(settings, {}, 0.0, 1e9), bool)
+        assert isinstance(_backup_state.is_overdue(settings, {}, 0.0, 1e9), bool)
     assert _backup_job.read_settings(layout, "leftover") == {}
 
     options = _tool.options_of(_backup_job.read_settings(layout, "beta"), 9.0)

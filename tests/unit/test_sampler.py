@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,13 @@ from typing import Any, Dict, List, Optional, Tuple
 import pytest
 from jsonschema import Draft202012Validator
 
-from ansible_collections.multibase.supabase.plugins.module_utils import _live, _monitor_settings, _stats
+from ansible_collections.multibase.supabase.plugins.module_utils import (
+    _container_readings,
+    _live,
+    _monitor_settings,
+    _sampler,
+    _stats,
+)
 from ansible_collections.multibase.supabase.plugins.module_utils._container_readings import seconds_of
 from ansible_collections.multibase.supabase.plugins.module_utils._engine import Container, Engine
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import EngineUnavailable, UnknownInstance
@@ -334,3 +341,101 @@ def test_what_openssl_says_of_a_certificate() -> None:
 )
 def test_times_in_the_engines_words(text: str, found: Optional[float]) -> None:
     assert seconds_of(text) == found
+
+
+# The pace, the end, averages
+
+
+@pytest.mark.parametrize(
+    ("due", "now", "following"),
+    [
+        (100.0, 100.0, 105.0),
+        (100.0, 100.3, 105.0),
+        (100.0, 104.999, 105.0),
+        (100.0, 105.0, 110.0),
+        # A look that took long, a machine that slept: one look at once would be no second reading.
+        (100.0, 131.0, 135.0),
+        (100.0, 99.0, 105.0),
+    ],
+)
+def test_looks_keep_their_pace_and_are_not_made_up_for(due: float, now: float, following: float) -> None:
+    assert _sampler.next_time(due, 5.0, now) == following
+
+
+def test_a_signal_ends_the_wait_at_once() -> None:
+    end = _sampler.Ending()
+    before = signal.signal(signal.SIGUSR1, end.set)
+    try:
+        started = time.monotonic()
+        assert end.wait(0.05) is False and not end.is_set()
+        threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        assert end.wait(20) is True and end.is_set()
+        assert end.wait(20) is True
+        assert time.monotonic() - started < 5
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_row_of_the_history_is_the_average_of_its_looks(host: Layout) -> None:
+    engine = StandIn()
+    engine.there = everything(host)
+    live = Sampler(host, lambda: engine, print).look(time.time())
+    means = _sampler.Means()
+    for percent, load in ((None, 1.0), (10.0, 2.0), (30.0, 3.0)):
+        live["instances"][0]["use"]["cpu_percent"] = percent
+        live["host"]["load"] = [load, 0.0, 0.0]
+        means.add(live)
+    taken = means.take()
+    assert taken["acme"]["cpu_percent"] == 20.0 and taken["_host"]["load"] == 2.0
+    assert "latency_ms" not in taken["acme"], "it was never known"
+    assert any(subject.startswith("_disk:") for subject in taken) and means.take() == {}
+
+
+class Slow(StandIn):
+    """An Engine elsewhere: one container is gone meanwhile, and one does not answer."""
+
+    def sample(self, container: str) -> Dict[str, Any]:
+        if container == self.there[0].id:
+            raise EngineUnavailable("the connection was closed")
+        if container == self.there[1].id:
+            time.sleep(2)
+        return super().sample(container)
+
+
+def test_samples_of_the_engine_are_not_waited_for_longer_than_a_while(
+    host: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_container_readings, "SAMPLES_SECONDS", 0.5)
+    engine = Slow()
+    engine.there = everything(host)
+    started = time.monotonic()
+    found = by_name(Sampler(host, lambda: engine, print).look(time.time()))["acme"]
+    assert time.monotonic() - started < 1.5
+    known = {service["name"]: service["use"]["memory_bytes"] is not None for service in found["services"]}
+    assert sorted(name for name, there in known.items() if not there) == sorted(one.service for one in engine.there[:2])
+
+
+def test_inspections_are_remembered_for_who_looks_once(host: Layout) -> None:
+    engine = StandIn()
+    engine.there = everything(host)
+    Sampler(host, lambda: engine, print).once(time.time())
+    engine.asked.clear()
+    found = by_name(Sampler(host, lambda: engine, print).once(time.time()))["acme"]
+    assert [call for call in engine.asked if call.startswith("inspect")] == []
+    assert {service["restarts"] for service in found["services"]} == {2}
+    engine.there[0] = container(engine.there[0].service, "exited")
+    Sampler(host, lambda: engine, print).once(time.time())
+    assert [call for call in engine.asked if call.startswith("inspect")] == ["inspect " + engine.there[0].id]
+
+
+def test_who_looks_once_does_not_walk_over_all_files_again(host: Layout) -> None:
+    live = Sampler(host, StandIn, print).look(time.time())
+    for entry in live["instances"]:
+        entry["disk"]["database_bytes"] = 4711
+    Path(host.live).write_text(json.dumps(live))
+    found = Sampler(host, StandIn, print).once(time.time())
+    assert [entry["disk"]["database_bytes"] for entry in found["instances"]] == [4711, 4711]
+    live["instances"].pop()
+    Path(host.live).write_text(json.dumps(live))
+    found = Sampler(host, StandIn, print).once(time.time())
+    assert 4711 not in [entry["disk"]["database_bytes"] for entry in found["instances"]]

@@ -9,7 +9,6 @@ for all instances together, in a Prometheus textfile.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from typing import IO, Any, Callable, Collection, Dict, Iterable, Iterator, List
 
 from . import _backup, _catalogue, _copies, _lock, _offsite, _portable, _restore_journal, _retention, _schedule
 from ._backup import Options, Taken
+from ._backup_state import STATE_LOCK_SECONDS, overdue, read_settings, read_state, update_state
 from ._compose import Compose
 from ._database import Server, end, last_words
 from ._engine import Engine
@@ -29,18 +29,12 @@ from ._errors import (
     LockTimeout,
     MultibaseError,
     Refused,
-    StateCorrupt,
     VerificationFailed,
 )
 from ._layout import Layout
-from ._names import name_problem
 from ._publish import make_directories, replace_file
-from ._registry import read_json
 from ._stacks import load_stack, redact
 
-SCHEMA = 1
-# Written by the role multibase_backup: {name: {schedule, scope, format, level, verify, timeout, jitter, retention}}.
-SETTINGS_FILE = "backup-settings.json"
 METRICS_FILE = "metrics/backup.prom"
 _GAUGES = (
     ("last_success_timestamp_seconds", "When the last backup was taken", "last_success"),
@@ -54,8 +48,6 @@ _COPY_GAUGES = (
     ("last_success_timestamp_seconds", "When a backup was copied to the target and read back last", "last_success"),
     ("missing", "Backups that could not be copied to the target", "missing"),
 )
-# It is held to read and to write one small file.
-_STATE_LOCK_SECONDS = 30.0
 _LISTED_COPIES = 100
 # What ends with these is a good backup on the host: one of which something outside is missing, or which could not be
 # copied.
@@ -78,33 +70,6 @@ class Host:
     docker_host: str
     progress: Callable[[str], None] = lambda _text: None
     clock: Callable[[], float] = time.time
-
-
-def read_state(layout: Layout, name: str) -> Dict[str, Any]:
-    """Return what is remembered of an instance's backups; empty when there is nothing, or it is damaged."""
-    try:
-        state = read_json(layout.backup_state(name))
-    except StateCorrupt:
-        return {}
-    return state if isinstance(state, dict) and state.get("schema") == SCHEMA else {}
-
-
-def write_state(layout: Layout, name: str, state: Mapping[str, Any]) -> None:
-    """Remember what came of an instance's backups."""
-    path = layout.backup_state(name)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    replace_file(path, (json.dumps({**state, "schema": SCHEMA}, indent=1, sort_keys=True) + "\n").encode(), 0o600)
-
-
-def update_state(layout: Layout, name: str, change: Callable[[Dict[str, Any]], Optional[Mapping[str, Any]]]) -> None:
-    """Change what is remembered, as it is now: a run lasts for hours, and others write meanwhile.
-
-    ``change`` gets what there is, and returns what is to be; None, when nothing is to be written.
-    """
-    with _lock.exclusive(layout.backup_state_lock(name), _STATE_LOCK_SECONDS):
-        state = change(read_state(layout, name))
-        if state is not None:
-            write_state(layout, name, state)
 
 
 def run(host: Host, name: str, options: Options, policy: Optional[_retention.Policy]) -> Taken:
@@ -451,66 +416,6 @@ def verify(host: Host, name: str, wanted: Optional[str], lock_timeout: float) ->
     }  # fmt: skip
 
 
-def describe(layout: Layout, names: Sequence[str], now: float) -> List[Dict[str, Any]]:
-    """Return what ``backup_info`` tells of instances: of those named, else of all that exist or have backups."""
-    parent = os.path.join(layout.root, "backups")
-    there = set(layout.instance_names())
-    if os.path.isdir(parent):
-        there.update(entry for entry in os.listdir(parent) if name_problem(entry) is None)
-    told = []
-    for name in sorted(there & set(names) if names else there):
-        state = read_state(layout, name)
-        backups = _catalogue.listing(layout, name)
-        told.append(
-            {
-                "name": name,
-                "changed": False,
-                "overdue": overdue(layout, name, now),
-                "exit_code": state.get("exit_code"),
-                "reason": state.get("reason") or "",
-                "backups": [_catalogue.summary(backup, now) for backup in reversed(backups)],
-            }
-        )
-    return told
-
-
-def read_settings(layout: Layout, name: str) -> Dict[str, Any]:
-    """Return the backup settings of an instance that the controller left; empty without any."""
-    try:
-        known = read_json(os.path.join(layout.state, SETTINGS_FILE))
-    except StateCorrupt:
-        return {}
-    found = known.get(name) if isinstance(known, dict) else None
-    return dict(found) if isinstance(found, dict) else {}
-
-
-def is_overdue(settings: Mapping[str, Any], state: Mapping[str, Any], since: float, now: float) -> bool:
-    """Whether a scheduled backup did not come within 15 minutes, and its jitter, of when it was due.
-
-    ``since`` is when the instance, or its schedule, began to be: nothing was due before. A backup counts when it was
-    verified, where verifying is asked for.
-    """
-    expression = settings.get("schedule")
-    if not expression:
-        return False
-    last = state.get("last_verified" if settings.get("verify", True) else "last_success") or since
-    grace = 900.0 + float(settings.get("jitter") or 0)
-    return _schedule.overdue(_schedule.parse(str(expression)), max(float(last), since), now, grace)
-
-
-def overdue(layout: Layout, name: str, now: float) -> bool:
-    """Whether a backup of an instance is overdue. Nothing is before its schedule was first seen."""
-    state = read_state(layout, name)
-    settings = read_settings(layout, name)
-    if state.get("schedule") != settings.get("schedule"):
-        return False
-    try:
-        return is_overdue(settings, state, float(state.get("scheduled_since") or 0), now)
-    except InvalidInput:
-        # Somebody edited the file; the other instances' backups must not suffer from it.
-        return True
-
-
 def note_schedules(layout: Layout, now: float) -> None:
     """Remember since when each instance has the schedule that it has."""
     for name in layout.instance_names():
@@ -552,7 +457,7 @@ def write_metrics(layout: Layout, now: float) -> None:
     mode = os.stat(directory).st_mode & 0o7777
     if mode | _READABLE != mode:
         os.chmod(directory, mode | _READABLE)
-    with _lock.exclusive(layout.metrics_lock, _STATE_LOCK_SECONDS):
+    with _lock.exclusive(layout.metrics_lock, STATE_LOCK_SECONDS):
         states = {name: read_state(layout, name) for name in layout.instance_names()}
         late = [name for name in states if overdue(layout, name, now)]
         replace_file(path, metrics(states, late).encode("utf-8"), 0o644)

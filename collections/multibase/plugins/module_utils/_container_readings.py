@@ -5,20 +5,25 @@
 from __future__ import annotations
 
 import calendar
+import contextlib
 import json
 import os
 import re
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
+from dataclasses import astuple
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from . import _live, _registry, _usage
-from ._cgroups import Cgroups, Counters
+from ._cgroups import Cgroups
 from ._engine import Container, Engine
 from ._errors import EngineUnavailable, StateCorrupt
 from ._publish import replace_file
 
-_AT_ONCE = 16
+_AT_ONCE = 64
+# An Engine of version 20.10 takes a second for each, and two without its one-shot form.
+SAMPLES_SECONDS = 4.0
 
 Connect = Callable[[], Engine]
 
@@ -86,6 +91,9 @@ class Containers:
             if counters.known:
                 read[identity] = _usage.Reading(time.monotonic(), counters)
         missing = [identity for identity in wanted if identity not in read]
+        for identity in missing if read else ():
+            # Its first process may be another one by now, with the number of a process that there is.
+            self._facts[identity] = ("unread", self._facts[identity][1])
         # One or two are just starting or ending; when no files can be read at all it is another machine's Engine.
         if missing and not read:
             read.update(self._samples(missing))
@@ -94,23 +102,41 @@ class Containers:
         return uses
 
     def _samples(self, identities: Sequence[str]) -> Dict[str, _usage.Reading]:
-        """Ask the Engine for samples, several at once: each takes it one to two seconds."""
+        """Ask the Engine for samples, all at once: each takes it one to two seconds, however many are asked for.
 
-        def ask(identity: str) -> Tuple[str, float, Counters]:
+        Those that do not answer in time, or are gone meanwhile, are left out.
+        """
+
+        def ask(identity: str) -> _usage.Reading:
             sample = self._connect().sample(identity)
-            return identity, time.monotonic(), _usage.counters_of_sample(sample)
+            return _usage.Reading(time.monotonic(), _usage.counters_of_sample(sample))
 
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            try:
-                answers = list(pool.map(ask, identities))
-            except EngineUnavailable:
-                return {}
-        return {identity: _usage.Reading(at, counters) for identity, at, counters in answers if counters.known}
+        jobs: Dict[str, Future[_usage.Reading]] = {identity: Future() for identity in identities}
+        waiting = list(identities)
+
+        def work() -> None:
+            while waiting:
+                # One step of the interpreter: no two threads get the same.
+                with contextlib.suppress(IndexError):
+                    identity = waiting.pop()
+                    try:
+                        jobs[identity].set_result(ask(identity))
+                    except Exception as error:  # it is not known; the others are
+                        jobs[identity].set_exception(error)
+
+        # Not of a pool: nobody may wait for one that hangs, also not at the end of the process.
+        for _number in range(min(_AT_ONCE, len(waiting))):
+            threading.Thread(target=work, daemon=True).start()
+        done, _late = wait(jobs.values(), timeout=SAMPLES_SECONDS)
+        waiting.clear()
+        readings = {identity: job.result() for identity, job in jobs.items() if job in done and not job.exception()}
+        return {identity: reading for identity, reading in readings.items() if reading.counters.known}
 
     def remember(self, path: str) -> None:
-        """Keep the readings for who looks only once."""
+        """Keep the readings, and what inspections told, for who looks only once."""
         readings = {identity: _usage.reading_as_json(reading) for identity, reading in self._before.items()}
-        content = json.dumps({"boot": _boot_id(), "readings": readings}).encode("ascii")
+        facts = {identity: [state, *astuple(running)] for identity, (state, running) in self._facts.items()}
+        content = json.dumps({"boot": _boot_id(), "readings": readings, "facts": facts}).encode("utf-8")
         replace_file(path, content, 0o600)
 
     def recall(self, path: str) -> None:
@@ -119,11 +145,16 @@ class Containers:
             known = _registry.read_json(path)
         except (StateCorrupt, OSError):
             return
-        if isinstance(known, dict) and known.get("boot") == _boot_id():
-            for identity, value in (known.get("readings") or {}).items():
-                reading = _usage.reading_from_json(value)
-                if reading is not None:
-                    self._before.setdefault(str(identity), reading)
+        if not isinstance(known, dict) or known.get("boot") != _boot_id():
+            return
+        for identity, value in (known.get("readings") or {}).items():
+            reading = _usage.reading_from_json(value)
+            if reading is not None:
+                self._before.setdefault(str(identity), reading)
+        for identity, fact in (known.get("facts") or {}).items():
+            # Compared with the list and with the processes that there are, as those of the look before.
+            if isinstance(fact, list) and len(fact) == 4 and isinstance(fact[1], int):
+                self._facts.setdefault(str(identity), (fact[0], _live.Running(*fact[1:])))
 
 
 def _alive(pid: int) -> bool:

@@ -2,23 +2,24 @@
 # This file is private to the multibase.supabase collection; it may change at any time.
 """How a database is: size, connections, cache, oldest transaction, replication slots, dead rows, slow queries.
 
-One question for all of it, asked of the container's server over the instance's own network. Of statements only those
-are told whose constants ``pg_stat_statements`` replaces: utility statements (``ALTER ROLE ... PASSWORD``) it keeps as
-they were written, so they are left out.
+One question for all of it, asked of the container's server over the instance's own network. What is shown of slow
+statements is for ``_statements`` to say.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Dict
+from typing import Any, Dict, List, Mapping, Sequence
 
+from . import _statements
 from ._errors import MultibaseError
 from ._postgres import Connection, Login
 
-_QUERY_LENGTH = 300
+# More than are told of: utility statements are left out, and one that is cut here may still be cleaned.
+_CANDIDATES, _CANDIDATE_LENGTH = 40, 4000
 _SLOWEST = 5
 _SETTINGS = "SET statement_timeout = '5s'; SET lock_timeout = '1s'; SET default_transaction_read_only = on;"
-# A statement that begins with a remark is none of those that are told: ours are left out by that.
+# The remark is for leaving ours out of the slow ones.
 # Sizes are those of all databases together: the services' own are in there too.
 _FIGURES = """
 /* multibase */ SELECT json_build_object(
@@ -43,10 +44,10 @@ _FIGURES = """
 """
 _SLOW = """
 /* multibase */ SELECT coalesce(json_agg(s), '[]') FROM (
- SELECT left(regexp_replace(query, '\\s+', ' ', 'g'), {length}) AS query, calls,
+ SELECT left(query, {length}) AS query, calls,
   round(mean_exec_time::numeric, 3) AS mean_ms, round(total_exec_time::numeric, 1) AS total_ms
  FROM {schema}.pg_stat_statements
- WHERE query ~* '^\\s*(select|insert|update|delete|with|merge)\\y' AND calls > 0
+ WHERE query NOT LIKE '/* multibase */%' AND calls > 0
  ORDER BY total_exec_time DESC LIMIT {number}) AS s
 """
 
@@ -59,11 +60,21 @@ def read(login: Login, now: float, timeout: float = 10.0) -> Dict[str, Any]:
         schema = figures.pop("statements", None)
         figures["slow_queries"] = []
         if schema:
-            query = _SLOW.format(schema=schema, length=_QUERY_LENGTH, number=_SLOWEST)
+            query = _SLOW.format(schema=schema, length=_CANDIDATE_LENGTH, number=_CANDIDATES)
             try:
-                figures["slow_queries"] = json.loads(connection.ask(query)[-1][0] or "[]")
+                figures["slow_queries"] = shown(json.loads(connection.ask(query)[-1][0] or "[]"))
             except MultibaseError:
                 # Created, but not in shared_preload_libraries: the view cannot be read then.
                 figures["slow_queries"] = []
     figures["checked_at"] = now
     return figures
+
+
+def shown(rows: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+    """Return the slowest statements that may be shown, in the order that they came in."""
+    told: List[Dict[str, Any]] = []
+    for row in rows:
+        query = _statements.presentable(str(row["query"]))
+        if query is not None and len(told) < _SLOWEST:
+            told.append({**row, "query": query})
+    return told

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This file is private to the multibase.supabase collection; it may change at any time.
-"""Reads from the Docker Engine of this machine over one connection that stays open, with the standard library.
+"""Reads from the Docker Engine of this machine with the standard library alone.
 
 For who asks every few seconds: the Docker SDK brings requests and urllib3 along, some 20 MB and a quarter of a second
 (measured), for five kinds of questions. What acts on containers goes on using the SDK, and so does who asks an Engine
@@ -9,13 +9,11 @@ elsewhere.
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import os
 import socket
 import urllib.parse
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional
 
 from . import _engine
 from ._engine import Engine, socket_path
@@ -26,33 +24,21 @@ class NotFound(Exception):
     """There is no such container. ``_engine`` knows it by this name, as that of the SDK."""
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a socket of this machine."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the socket."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 class SocketClient:
-    """Answers like ``docker.APIClient``, as far as ``_engine.Engine`` reads. One thread uses it, but for ``stats``.
+    """Answers like ``docker.APIClient``, as far as ``_engine.Engine`` reads.
 
     Paths have no version of the API: each Engine answers in its newest, and what is read is in all since 1.41.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
         self._path, self._timeout = path, timeout
-        self._connection: Optional[_Connection] = None
+        self._version: Any = None
 
     def version(self) -> Any:
-        """Return versions of the Engine."""
-        return self._get("/version")
+        """Return versions of the Engine. Asked once: it takes 8 ms, and an Engine that is back gets a new client."""
+        if self._version is None:
+            self._version = self._get("/version")
+        return self._version
 
     def info(self) -> Any:
         """Return what the Engine tells of itself and its machine."""
@@ -68,50 +54,35 @@ class SocketClient:
         return self._get("/containers/{0}/json".format(urllib.parse.quote(container, safe="")))
 
     def stats(self, container: str, stream: bool = False) -> Any:
-        """Return one sample of a container's counters, over a connection of its own: it may take a second."""
-        path = "/containers/{0}/stats?stream={1:d}&one-shot=1".format(urllib.parse.quote(container, safe=""), stream)
-        with contextlib.closing(_Connection(self._path, self._timeout)) as connection:
-            return _answer(connection, path)
-
-    def close(self) -> None:
-        """Close the connection; the next question opens another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        """Return one sample of a container's counters; an Engine of 20.10 takes a second for it."""
+        path = "/containers/{0}/stats?stream={1:d}&one-shot=1"
+        return self._get(path.format(urllib.parse.quote(container, safe=""), stream))
 
     def _get(self, path: str) -> Any:
-        if self._connection is not None:
-            try:
-                return self._ask(self._connection, path)
-            except (OSError, http.client.HTTPException):
-                # An Engine that was restarted has closed it meanwhile: once more, with a new one.
-                pass
-        self._connection = _Connection(self._path, self._timeout)
-        return self._ask(self._connection, path)
+        """Return the answer to a question, asked over a connection of its own.
 
-    def _ask(self, connection: _Connection, path: str) -> Any:
-        try:
-            return _answer(connection, path)
-        except NotFound:
-            raise
-        except BaseException:
-            # What is left of an answer would be taken for the next one.
-            self.close()
-            raise
+        To connect to a socket of this machine takes some 50 µs, and what is asked in HTTP/1.0 comes in one piece: no
+        answer is ever taken for another one's, and an Engine that was restarted has nothing to be noticed.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(self._timeout)
+            connection.connect(self._path)
+            connection.sendall("GET {0} HTTP/1.0\r\nHost: localhost\r\n\r\n".format(path).encode("ascii"))
+            with connection.makefile("rb") as stream:
+                return parse_answer(stream.read())
 
 
-def _answer(connection: _Connection, path: str) -> Any:
-    connection.request("GET", path)
-    response = connection.getresponse()
-    content = response.read()
-    if response.status == 404:
-        raise NotFound(path)
-    if response.status != 200:
-        told: Dict[str, Any] = {}
-        with contextlib.suppress(ValueError):
-            told = json.loads(content)
-        raise ValueError("status {0}: {1}".format(response.status, told.get("message") or response.reason))
-    return json.loads(content)
+def parse_answer(answer: bytes) -> Any:
+    """Return the JSON in an answer of HTTP. Raises NotFound, and ValueError for every other that is not one of 200."""
+    head, blank, body = answer.partition(b"\r\n\r\n")
+    words = head.split(b"\r\n", 1)[0].split(None, 2)
+    if not blank or len(words) < 2 or not words[0].startswith(b"HTTP/"):
+        raise ValueError("what it said is no answer")
+    if words[1] == b"404":
+        raise NotFound(body.decode("utf-8", "replace"))
+    if words[1] != b"200":
+        raise ValueError("it said {0}".format(b" ".join(words[1:]).decode("utf-8", "replace")))
+    return json.loads(body)
 
 
 def connect(docker_host: str, timeout: float) -> Engine:

@@ -81,6 +81,8 @@ class History:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=10, isolation_level=None)
         try:
+            # Before the first table: what is deleted later makes the file smaller.
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             # A row of a minute is no reason to wait for the disk; what the file holds is whole all the same.
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
@@ -134,19 +136,28 @@ class History:
         self._execute("COMMIT")
 
     def tidy(self, now: float, retention: Retention) -> None:
-        """Average what is complete, and delete what is too old."""
+        """Average what is complete, and delete what is too old.
+
+        In the first hour of a run nothing is deleted: a clock that is years ahead after a boot would take everything.
+        """
         self._roll("raw", "hourly", HOUR, now)
         self._roll("hourly", "daily", DAY, now)
+        steady = "SELECT 1 FROM raw WHERE time BETWEEN ? AND ? LIMIT 1"
+        if not self._execute(steady, [int(now) - 2 * HOUR, int(now) - HOUR]):
+            return
         for table, days in (
             ("raw", retention.raw_days), ("hourly", retention.hourly_days), ("daily", retention.daily_days),
         ):  # fmt: skip
             self._execute("DELETE FROM {0} WHERE time < ?".format(table), [int(now - days * DAY)])
             # After the clock was set back, what was written before lies in the future.
             self._execute("DELETE FROM {0} WHERE time > ?".format(table), [int(now + DAY)])
+        # As a script: of a single statement only one step would be taken, which is one page.
+        self._connection.executescript("PRAGMA incremental_vacuum")
 
     def _roll(self, source: str, target: str, step: int, now: float) -> None:
         """Average the steps that are over and not there yet; the last of those again, for it may have grown."""
-        ((last,),) = self._execute("SELECT max(time) FROM {0}".format(target)) or [(None,)]
+        # What was written while the clock was ahead is none of the last.
+        ((last,),) = self._execute("SELECT max(time) FROM {0} WHERE time <= ?".format(target), [int(now)]) or [(None,)]
         first = int(last) if last is not None else 0
         end = int(now) // step * step
         names = ", ".join(COLUMNS)

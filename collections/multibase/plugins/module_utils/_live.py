@@ -118,7 +118,7 @@ def instance(known: Known, slo_percent: Optional[float], runs_url: str) -> Dict[
 
 
 def backups_of(described: Mapping[str, Any], scheduled: bool, finished: Mapping[str, float]) -> Dict[str, Any]:
-    """Return the backups part from what ``_backup_job.describe`` tells of an instance, newest first.
+    """Return the backups part from what ``_backup_state.describe`` tells of an instance, newest first.
 
     ``finished`` are times in seconds by stem.
     """

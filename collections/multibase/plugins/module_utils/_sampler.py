@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import select
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from . import (
-    _backup_job,
+    _backup_state,
     _catalogue,
     _database_figures,
     _disk_use,
@@ -57,6 +59,51 @@ class Watcher(Protocol):
 
     def close(self) -> None:
         """End the threads."""
+
+
+class End(Protocol):
+    """How the loop is told to end: a ``threading.Event``, or an ``Ending``."""
+
+    def is_set(self) -> bool:
+        """Whether it is to end."""
+
+    def wait(self, seconds: float) -> Any:
+        """Wait for it, ``seconds`` at most."""
+
+
+class Ending:
+    """An end that a signal's handler may set.
+
+    A ``threading.Event`` is none: the handler runs in the thread that waits, and may need the lock that this thread
+    holds at the moment.
+    """
+
+    def __init__(self) -> None:
+        self._set = False
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def set(self, *_signal: Any) -> None:
+        """Have it end."""
+        self._set = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write, b"x")
+
+    def is_set(self) -> bool:
+        """Whether it is to end."""
+        return self._set
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for it, ``seconds`` at most; return whether it is to end."""
+        select.select([self._read], [], [], max(0.0, seconds))
+        return self._set
+
+
+def next_time(due: float, interval: float, now: float) -> float:
+    """Return when to look next: the first time after ``now`` that is whole intervals after ``due``.
+
+    So looks keep their pace, and those that were missed are not made up for.
+    """
+    return due + interval * (max(0, math.floor((now - due) / interval)) + 1)
 
 
 class Beside:
@@ -129,6 +176,40 @@ class Manifests:
             return None, str(error)
 
 
+class Means:
+    """What looks found on average, by subject and column of the history; what was never known is None.
+
+    One look of a minute says little: a cron job that runs for three seconds would be there for a minute or not at all.
+    """
+
+    def __init__(self) -> None:
+        self._sums: Dict[str, Dict[str, Tuple[float, int]]] = {}
+
+    def add(self, live: Mapping[str, Any]) -> None:
+        """Add a look."""
+        rows: Dict[str, Mapping[str, Optional[float]]] = {
+            entry["name"]: _live.history_row(entry) for entry in live["instances"]
+        }
+        rows[HOST] = _live.host_row(live)
+        for disk in live["host"]["disks"]:
+            rows[DISK + disk["path"]] = {"data_used_percent": disk["used_percent"]}
+        for subject, row in rows.items():
+            sums = self._sums.setdefault(subject, {})
+            for column, value in row.items():
+                if value is not None:
+                    total, count = sums.get(column, (0.0, 0))
+                    sums[column] = (total + value, count + 1)
+
+    def take(self) -> Dict[str, Dict[str, Optional[float]]]:
+        """Return the averages, and begin anew."""
+        taken: Dict[str, Dict[str, Optional[float]]] = {
+            subject: {column: total / count for column, (total, count) in sums.items()}
+            for subject, sums in self._sums.items()
+        }
+        self._sums = {}
+        return taken
+
+
 class Sampler:
     """Puts everything together. ``watchers`` fill in probes and alerts, in their order."""
 
@@ -151,6 +232,7 @@ class Sampler:
         self._host_before: Optional[_host_figures.HostReading] = None
         self._listed: Optional[List[Container]] = None
         self._history: Optional[History] = None
+        self._means = Means()
         self._uptime: Dict[str, Tuple[Optional[float], Optional[float]]] = {}
         self._sparklines: Dict[str, Dict[str, List[Optional[float]]]] = {}
         self._full: Dict[str, Optional[float]] = {}
@@ -171,8 +253,10 @@ class Sampler:
 
     def look(self, now: float) -> Dict[str, Any]:
         """Return the live document of ``now`` (seconds since 1970), as far as it is known without waiting."""
-        listed = self._containers.look()
-        self._listed = listed
+        self._listed = self._containers.look()
+        return self._document(self._listed, now)
+
+    def _document(self, listed: Optional[List[Container]], now: float) -> Dict[str, Any]:
         uses = self._containers.uses(listed) if listed is not None else {}
         reading = _host_figures.read(self._proc, time.monotonic())
         host = _host_figures.figures(self._proc, self._host_before, reading)
@@ -304,10 +388,10 @@ class Sampler:
     def _read_backups(self) -> Dict[str, Dict[str, Any]]:
         told: Dict[str, Dict[str, Any]] = {}
         names = set(self._layout.instance_names())
-        for described in _backup_job.describe(self._layout, [], time.time()):
+        for described in _backup_state.describe(self._layout, [], time.time()):
             name = described["name"]
             if name in names:
-                scheduled = bool(_backup_job.read_settings(self._layout, name).get("schedule"))
+                scheduled = bool(_backup_state.read_settings(self._layout, name).get("schedule"))
                 finished = {row["stem"]: _catalogue.stem_time(row["stem"]) for row in described["backups"]}
                 told[name] = _live.backups_of(described, scheduled, finished)
         return told
@@ -322,15 +406,11 @@ class Sampler:
         _replace(self._layout.live, json.dumps(live, ensure_ascii=False, separators=(",", ":")))
 
     def keep(self, live: Mapping[str, Any], now: float) -> None:
-        """Add a look to the history, and bring what comes of the history up to date."""
+        """Add the looks since the last time to the history, and bring what comes of the history up to date."""
         if self._history is None:
             self._history = History(os.path.join(self._layout.monitor_state, "history.sqlite"), self._say)
         history = self._history
-        rows = {entry["name"]: _live.history_row(entry) for entry in live["instances"]}
-        rows[HOST] = _live.host_row(live)
-        for disk in live["host"]["disks"]:
-            rows[DISK + disk["path"]] = {"data_used_percent": disk["used_percent"]}
-        history.add(now, rows)
+        history.add(now, self._means.take())
         self._uptime = history.up_percent(now)
         self._sparklines = history.sparklines(now, _SPARKS)
         self._containers.remember(os.path.join(self._layout.monitor_state, "readings.json"))
@@ -367,15 +447,21 @@ class Sampler:
         self._containers.recall(os.path.join(self._layout.monitor_state, "readings.json"))
         self._host_before = _host_figures.read(self._proc, time.monotonic())
         self._listed = self._containers.look()
+        last = _last_live(self._layout.live)
+        known = {entry["name"]: entry["disk"] for entry in (last or {}).get("instances") or []}
         for work in self._beside:
-            work.once()
-        live = self.look(now)
+            if work is self._disks and known.keys() >= set(self._layout.instance_names()):
+                # As of when the sampler added it up: to walk over all files takes minutes.
+                work.value = known
+            else:
+                work.once()
+        live = self._document(self._listed, now)
         with contextlib.suppress(OSError):
             os.makedirs(self._layout.monitor_state, mode=0o700, exist_ok=True)
             self._containers.remember(os.path.join(self._layout.monitor_state, "readings.json"))
         return live
 
-    def run(self, end: threading.Event) -> None:
+    def run(self, end: End) -> None:
         """Look until ``end`` is set. A look that came too late is left out, not made up for."""
         os.makedirs(self._layout.monitor_state, mode=0o700, exist_ok=True)
         os.makedirs(self._layout.panel, exist_ok=True)
@@ -391,10 +477,11 @@ class Sampler:
             while not end.is_set():
                 self._new_settings()
                 now = time.time()
-                keeping = due - kept >= self._settings.history_interval
+                keeping = due - kept >= self._settings.history_interval - 1e-6
                 trouble = ""
                 try:
                     live = self.look(now)
+                    self._means.add(live)
                     if keeping:
                         kept = due
                         self.keep(live, now)
@@ -403,8 +490,8 @@ class Sampler:
                     trouble = "a look was lost: {0}".format(error)
                 self._note("look", trouble)
                 self._note("engine", self._containers.trouble)
-                due = max(due + self._settings.interval, time.monotonic() - self._settings.interval)
-                end.wait(max(0.0, due - time.monotonic()))
+                due = next_time(due, self._settings.interval, time.monotonic())
+                end.wait(due - time.monotonic())
         finally:
             for work in self._beside:
                 work.close()
@@ -421,6 +508,15 @@ class Sampler:
                 watcher.close()
             self._watchers = self._make_watchers(settings)
             self._say("the settings were read again")
+
+
+def _last_live(path: str) -> Any:
+    """Return what the sampler published last, whenever that was; None when there is nothing of use."""
+    try:
+        found = _registry.read_json(path)
+    except (StateCorrupt, OSError):
+        return None
+    return found if isinstance(found, dict) and found.get("schema") == _live.SCHEMA else None
 
 
 def _read_text(path: str) -> str:

@@ -14,27 +14,24 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import (
-    _alert_acts,
     _backup,
     _backup_job,
+    _backup_state,
     _boot,
     _catalogue,
     _copies,
-    _engine_socket,
     _lock,
     _monitor_settings,
     _offsite,
     _process,
     _restore,
     _retention,
-    _sampler,
+    _sample,
     _schedule,
-    _watchers,
 )
 from ._compose import Compose
 from ._engine import DEFAULT_HOST, connect
@@ -92,8 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     boot.add_argument(
         "--restart-engine", action="store_true", help="restart Docker, once, when it holds ports that no container has"
     )
-    sample = commands.add_parser("sample", help="watch the host and its instances, until it is told to end")
-    sample.add_argument("--once", action="store_true", help="look once and print what was seen, as JSON")
+    _sample.add_options(commands.add_parser("sample", help=_sample.HELP))
     commands.add_parser("alerts", help="list what is wrong, and what is silenced")
     acknowledge = commands.add_parser("acknowledge", help="say that somebody knows of an alert")
     unsilence = commands.add_parser("unsilence", help="take a silence back")
@@ -151,8 +147,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         with ended_by_signals():
             if args.command == "sample":
-                _sample(args, say)
-                return 0
+                return _sample.run(args.root, args.docker_host, args.once, say)
             if args.command == "boot":
                 result, code = _boot_up(args, say)
             else:
@@ -193,7 +188,7 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
             _backup_job.discard_all_kept(host)
             return _catch_up(host, _backup_job.due_now(layout, now), args, say)
     if args.command == "prune":
-        chosen = _backup_job.read_settings(layout, args.name)
+        chosen = _backup_state.read_settings(layout, args.name)
         policy = policy_of(chosen) or _retention.Policy(keep_last=7)
         plan = _backup_job.prune(host, args.name, policy, args.lock_timeout, args.check)
         return [{"name": args.name, "kept": sorted(plan.keep), "removed": plan.remove, "refused": plan.refused,
@@ -223,6 +218,9 @@ def _run(args: argparse.Namespace, say: Any) -> List[Dict[str, Any]]:
 
 def _alert_command(layout: Layout, args: argparse.Namespace, say: Any, now: float) -> List[Dict[str, Any]]:
     """Do what is asked about alerts; return rows about it."""
+    # Mail and web clients take as long to load as all else together; a sample is often all that is wanted.
+    from . import _alert_acts
+
     if args.command == "acknowledge":
         return [_alert_acts.acknowledge(layout, args.id, args.by, args.note, now, say, check=False)]
     if args.command == "silence":
@@ -238,27 +236,6 @@ def _alert_command(layout: Layout, args: argparse.Namespace, say: Any, now: floa
         return rows
     told = _alert_acts.listing(layout, now, say)
     return [*told["alerts"], *({"silence": one.pop("id"), **one} for one in told["silences"])]
-
-
-def _sample(args: argparse.Namespace, say: Any) -> None:
-    """Watch the host until SIGTERM comes; or look once and print the live document."""
-    layout = Layout(os.path.abspath(args.root))
-    sampler = _sampler.Sampler(
-        layout,
-        lambda: _engine_socket.connect(args.docker_host, _sampler.ENGINE_SECONDS),
-        say,
-        lambda settings: _watchers.watchers(layout, settings, say),
-    )
-    if args.once:
-        sys.stdout.write(json.dumps(sampler.once(time.time()), indent=1) + "\n")
-        return
-    end = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: end.set())
-    sampler.run(end)
-    # Probes that wait for an answer would keep the process until they have it.
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def _restart_engine() -> None:
@@ -303,7 +280,7 @@ def _catch_up(host: _backup_job.Host, names: List[str], args: argparse.Namespace
 
 
 def _backup_of(host: _backup_job.Host, name: str, args: argparse.Namespace, say: Any) -> Dict[str, Any]:
-    chosen = _backup_job.read_settings(host.layout, name)
+    chosen = _backup_state.read_settings(host.layout, name)
     if getattr(args, "no_verify", False):
         chosen["verify"] = False
     if getattr(args, "scheduled", False):

@@ -8,7 +8,7 @@ is what ``docker stats`` shows as well: the container's share of the time of all
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from ._cgroups import Counters
@@ -17,6 +17,7 @@ from ._cgroups import Counters
 _SHORTEST_SECONDS = 0.2
 # After a pause of the machine an average over it would say nothing about now.
 _LONGEST_SECONDS = 300.0
+_COUNTERS = tuple(field.name for field in fields(Counters))
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _number(value: Any) -> Optional[int]:
 
 def reading_as_json(reading: Reading) -> Dict[str, Any]:
     """Return a reading as it is kept on the disk."""
-    return {"at": reading.at, **asdict(reading.counters)}
+    return {"at": reading.at, **{name: getattr(reading.counters, name) for name in _COUNTERS}}
 
 
 def reading_from_json(value: Mapping[str, Any]) -> Optional[Reading]:
@@ -148,5 +149,4 @@ def reading_from_json(value: Mapping[str, Any]) -> Optional[Reading]:
     at = value.get("at")
     if not isinstance(at, (int, float)) or isinstance(at, bool):
         return None
-    names = asdict(Counters())
-    return Reading(float(at), Counters(**{name: _number(value.get(name)) for name in names}))
+    return Reading(float(at), Counters(**{name: _number(value.get(name)) for name in _COUNTERS}))

@@ -96,7 +96,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.multibase.supabase.plugins.module_utils import _backup_job
+from ansible_collections.multibase.supabase.plugins.module_utils import _backup_state
 from ansible_collections.multibase.supabase.plugins.module_utils._errors import MultibaseError
 from ansible_collections.multibase.supabase.plugins.module_utils._layout import Layout
 
@@ -112,7 +112,7 @@ def main():
     )
     layout = Layout(os.path.abspath(module.params["root"]))
     try:
-        results = _backup_job.describe(layout, module.params["instances"], time.time())
+        results = _backup_state.describe(layout, module.params["instances"], time.time())
     except MultibaseError as error:
         module.fail_json(msg=str(error), results=[])
     except OSError as error:
