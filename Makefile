@@ -14,7 +14,7 @@ demo: ## on a bare machine: an engine, a test host, two instances on it, and a w
 	@tests/setup.sh --install
 	@.venv/bin/python tests/demo.py
 
-test: ## run the tests (ONLY=stage runs one: lint unit faults sanity integration e2e hosts)
+test: ## run the tests (ONLY=stage runs one: lint unit faults sanity browser integration e2e hosts)
 	@tests/setup.sh --install
 	@.venv/bin/python tests/all.py $(ONLY)
 

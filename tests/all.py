@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What `make test` runs: every stage, the cheap ones first, up to the first that fails.
 
-    tests/all.py [STAGE...]    lint, unit, faults, sanity, integration, e2e, hosts; without any all but hosts, which
-                               takes half an hour and is part of `make test-long`
+    tests/all.py [STAGE...]    lint, unit, faults, sanity, browser, integration, e2e, hosts; without any all but hosts,
+                               which takes half an hour and is part of `make test-long`
 
 Ends with what the tests measured, also kept in .cache/reports/figures.md, and one line of its own:
 N passed, N failed (, N skipped).
@@ -100,6 +100,11 @@ def sanity() -> Count:
     return Count(max(0, ran.passed - ran.failed), ran.failed)
 
 
+def browser() -> Count:
+    """The panel in a real Chromium, served by a real nginx: what it shows, how it is used, who it is for."""
+    return pytest("browser")
+
+
 def integration() -> Count:
     """Tests against real engines and programs."""
     return pytest("integration") if sandbox("engine", "images") else Count(failed=1)
@@ -121,7 +126,7 @@ def hosts() -> Count:
 
 SERVER_TESTS = ["tests/e2e/test_lynis.py", "tests/e2e/test_server.py"]
 HOST_TESTS = [f"tests/e2e/test_{name}.py" for name in ("debian12", "firewall", "hardening", "host_life", "proxy")]
-STAGES: List[Callable[[], Count]] = [lint, unit, faults, sanity, integration, e2e, hosts]
+STAGES: List[Callable[[], Count]] = [lint, unit, faults, sanity, browser, integration, e2e, hosts]
 # Only when they are named.
 LONG = (hosts,)
 

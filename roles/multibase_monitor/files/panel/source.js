@@ -4,6 +4,9 @@
 const STALE_INTERVALS = 3;
 const SLOWEST = 60000;
 
+/** The address of a file beside the page, without a login that may stand in the page's own: browsers refuse those. */
+const beside = (name) => new URL(name, location.origin + location.pathname).href;
+
 export class Source {
   constructor(changed) {
     this.changed = changed;
@@ -27,14 +30,14 @@ export class Source {
 
   start() {
     this.poll();
-    fetch("hosts.json", { cache: "no-store" }).then((answer) => (answer.ok ? answer.json() : [])).then((found) => { this.hosts = Array.isArray(found) ? found : []; }).catch(() => {});
+    fetch(beside("hosts.json"), { cache: "no-store" }).then((answer) => (answer.ok ? answer.json() : [])).then((found) => { this.hosts = Array.isArray(found) ? found : []; }).catch(() => {});
   }
 
   async poll() {
     clearTimeout(this.timer);
     const started = Date.now();
     try {
-      const answer = await fetch("live.json", { cache: "no-store" });
+      const answer = await fetch(beside("live.json"), { cache: "no-store" });
       if (answer.status === 401) throw new Error("The login has ended. Reload the page and log in again.");
       if (!answer.ok) throw new Error(answer.status === 404 ? "The host has written nothing yet." : `The host answers with status ${answer.status}.`);
       const date = Date.parse(answer.headers.get("Date") ?? "");
@@ -61,7 +64,7 @@ export class Source {
     if (!known || Date.now() - known.at > 60000) {
       const entry = { at: Date.now(), document: known?.document ?? null };
       this.histories.set(name, entry);
-      fetch(`history/${encodeURIComponent(name)}.json`, { cache: "no-store" })
+      fetch(beside(`history/${encodeURIComponent(name)}.json`), { cache: "no-store" })
         .then((answer) => (answer.ok ? answer.json() : null))
         .then((document) => { if (document) { entry.document = document; this.changed(); } })
         .catch(() => {});
