@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import re
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any, Callable
 
@@ -104,24 +106,25 @@ def test_old_data_is_said_to_be_old(panel: Panel, eventually: Wait) -> None:
     panel.open()
     assert "What you see is old" in panel.text("#notice") and "Last seen 5 min ago" in panel.text("#head")
     panel.screenshot("stale")
-    live = example.live(time.time())
-    live["interval"] = 1
-    panel.site.write(live)
+    panel.site.write(example.live(time.time()))
     eventually(lambda: panel.text("#notice") == "")
 
 
-def test_a_login_that_has_ended_is_told(panel: Panel, eventually: Wait) -> None:
-    live = example.live(time.time())
-    live["interval"] = 1
-    panel.site.write(live)
+def test_data_that_cannot_be_read_leaves_what_was_seen(panel: Panel, eventually: Wait) -> None:
     panel.open()
-    panel.site.let_in(False)
-    # nginx reads the file with every request; a page gets no dialog for what a script asks.
-    eventually(lambda: "log in again" in panel.text("#notice"))
-    assert "acme" in panel.names(), "what was seen stays"
-    panel.driver.get("about:blank")
-    complaints = panel.problems()
-    assert complaints and all("401" in text for text in complaints)
+    (panel.site.directory / "live.json").write_text("{")
+    eventually(lambda: "could not be read" in panel.text("#notice"))
+    assert "acme" in panel.names()
+    panel.site.write(example.live(time.time()))
+    panel.until("document.getElementById('notice').innerText === ''", 30)
+
+
+def test_nobody_sees_it_without_a_login(panel: Panel) -> None:
+    for path in ("", "live.json", "history/acme.json", "panel.js"):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"http://{panel.site.address}/{path}", timeout=10)  # our own nginx
+        assert caught.value.code == 401
+        caught.value.close()
 
 
 def test_a_host_that_has_written_nothing_yet(panel: Panel, eventually: Wait) -> None:

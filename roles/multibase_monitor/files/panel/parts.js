@@ -41,7 +41,7 @@ export function bar(percent, label) {
 }
 
 export function tile(title, value, ...more) {
-  return h("section", { class: "tile", key: title }, h("h3", {}, title), h("p", { class: "figure" }, value), more);
+  return h("section", { class: "tile", key: title }, h("h2", {}, title), h("p", { class: "figure" }, value), more);
 }
 
 /** A table with a caption; cells are text or nodes, and the first of each row is its heading. */
