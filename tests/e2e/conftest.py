@@ -21,7 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     shutil.copytree(SCENARIO / "inventory", inventory)
     scanner = LeakScanner()
     # Secrets that the user brings: as an option, and in a file of the controller.
-    canaries = {name: name + "-" + secrets.token_hex(12) for name in ("smtp", "github", "stripe")}
+    canaries = {name: name + "-" + secrets.token_hex(12) for name in ("smtp", "github", "stripe", "pager", "mail")}
     scanner.add_canaries(canaries)
     brought = work / "secrets.yml"
     brought.touch(mode=0o600)
@@ -30,9 +30,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     )
     path = inventory / "group_vars" / "multibase_hosts" / "main.yml"
     smtp = "multibase_smtp: {{host: mail.example.com, user: mailer, password: {smtp}}}\n".format(**canaries)
+    # Channels that take nothing, for what is told of that; alerts come sooner than anybody would want them.
+    channels = (
+        "multibase_monitor_channels:\n"
+        "  - {{name: pager, kind: webhook, url: 'http://127.0.0.1:9/{pager}', secret: {pager}}}\n"
+        "  - {{name: ops, kind: mail, host: 127.0.0.1, port: 9, from: m@example.com, to: [o@example.com],"
+        " user: m, password: {mail}}}\n"
+        "multibase_monitor_rules: {{service_down: {{for: 2, resolve_after: 2}}}}\n"
+    ).format(**canaries)
     login = "    auth: {providers: {github: {client_id: one}}}\n"
     acme = "  - name: acme\n{0}    secrets_from: {1}\n".format(login, brought)
-    path.write_text(path.read_text().replace("---\n", "---\n" + smtp).replace("  - name: acme\n", acme))
+    path.write_text(path.read_text().replace("---\n", "---\n" + smtp + channels).replace("  - name: acme\n", acme))
     ara = work / "ara"
     ara.mkdir(mode=0o700)
     made = Server(inventory, ara, scanner, canaries)

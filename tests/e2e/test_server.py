@@ -11,8 +11,9 @@ import sqlite3
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, Set, Tuple
 
+import jsonschema
 import yaml
 
 import container_checks
@@ -30,6 +31,22 @@ for call in data:
             result.append([answer.status, answer.read().decode("utf-8", "replace"), dict(answer.headers)])
     except urllib.error.HTTPError as error:
         result.append([error.code, error.read().decode("utf-8", "replace"), dict(error.headers)])
+"""
+# By name, with a certificate that nobody vouches for: what it is worth is tests/e2e/test_proxy.py's business.
+PANEL = """
+import base64, http.client, socket, ssl
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+result = []
+for path in data["paths"]:
+    connection = http.client.HTTPConnection("panel.example.test")
+    plain = socket.create_connection(("127.0.0.1", 443), timeout=15)
+    connection.sock = context.wrap_socket(plain, server_hostname="panel.example.test")
+    login = {"Authorization": "Basic " + base64.b64encode(data["login"].encode()).decode()} if data["login"] else {}
+    connection.request("GET", path, headers=login)
+    answer = connection.getresponse()
+    result.append([answer.status, answer.read().decode("utf-8", "replace")])
+    connection.close()
 """
 SQL = """
 import psycopg
@@ -269,6 +286,110 @@ def test_list_and_status(server: Server) -> None:
     table = server.multibase("list").stdout
     assert "acme" in table and "healthy" in table and not table.startswith("{")
     assert "pgbouncer" in server.multibase("status", "beta").stdout
+
+
+def panel(server: Server, *paths: str) -> List[Any]:
+    """Ask the panel as its first person; return [status, body] of each path."""
+    login = "admin:" + server.run("cat", ROOT + "/state/people/admin.password").strip()
+    return list(server.inside(PANEL, {"paths": list(paths), "login": login}))
+
+
+def live(server: Server) -> Dict[str, Any]:
+    """What the panel polls."""
+    ((status, body),) = panel(server, "/live.json")
+    assert status == 200
+    found = json.loads(body)
+    assert isinstance(found, dict)
+    return found
+
+
+def eventually(what: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come to that within {0} s".format(seconds)
+        time.sleep(1)
+
+
+def firing(server: Server) -> Set[Tuple[str, str, str]]:
+    """Rule, instance and subject of the alerts that fire."""
+    return {
+        (one["rule"], one["instance"], one["subject"]) for one in live(server)["alerts"] if one["state"] == "firing"
+    }
+
+
+def test_the_panel_shows_what_is(server: Server) -> None:
+    assert [status for status, _body in server.inside(PANEL, {"paths": ["/", "/live.json"], "login": ""})] == [401, 401]
+    pages = panel(server, "/", "/panel.js", "/uplot.js", "/history/_host.json", "/history/acme.json", "/nothing")
+    assert [status for status, _body in pages] == [200, 200, 200, 200, 200, 404]
+    assert "<title>Multibase</title>" in pages[0][1]
+    eventually(lambda: all(probe["ok"] for entry in live(server)["instances"] for probe in entry["probes"]))
+    found = live(server)
+    schema = json.loads((REPOSITORY / "docs" / "schemas" / "live.schema.json").read_text())
+    jsonschema.validate(found, schema)
+    acme, beta = found["instances"]
+    assert [(one["name"], one["state"], one["wanted"]) for one in (acme, beta)] == [
+        ("acme", "healthy", "running"), ("beta", "healthy", "running"),
+    ]  # fmt: skip
+    assert {probe["name"] for probe in acme["probes"]} == {
+        "auth", "jwks", "rest", "storage", "realtime", "functions", "no_key", "pooler",
+    }  # fmt: skip
+    assert {probe["name"] for probe in beta["probes"]} == {"auth", "jwks", "rest", "no_key", "pooler"}
+    assert {service["name"] for service in acme["services"]} == set(server.containers("acme"))
+    assert all(service["use"]["memory_bytes"] > 0 for service in acme["services"])
+    assert acme["database"]["size_bytes"] > 0 and acme["disk"]["database_bytes"] > 0
+    assert {row["site"] for row in found["certificates"]} == {"acme", "_panel"}
+    assert time.time() - found["sampled_at"] < 20
+    modes = server.run("stat", "--format", "%a %U %G", ROOT + "/www/panel", ROOT + "/www/panel/live.json")
+    assert modes.splitlines() == ["2750 root www-data", "640 root www-data"]
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    assert not server.succeeds(*nobody, "cat", ROOT + "/www/panel/live.json")
+
+
+def test_a_service_that_stops_is_an_alert_until_it_runs_again(server: Server) -> None:
+    rest = server.containers("beta")["rest"]
+    server.run("docker", "stop", rest)
+    alert = ("service_down", "beta", "rest")
+    eventually(lambda: alert in firing(server))
+    assert live(server)["instances"][1]["state"] == "degraded"
+    told = server.multibase("alerts").stdout
+    assert "rest does not run" in told and "firing" in told
+    (host,) = json.loads(server.multibase("alerts", "--json").stdout)["hosts"]
+    (identity,) = [one["id"] for one in host["alerts"] if one["rule"] == "service_down"]
+    server.multibase("alerts", "ack", identity, "--by", "alice", "--note", "on it")
+    assert "known to alice on it" in server.multibase("alerts").stdout
+    assert server.multibase("alerts", "ack", "nothing", succeeds=False).returncode != 0
+    silenced = server.multibase("alerts", "silence", "--instance", "beta", "--for", "2h").stdout
+    server.multibase("alerts", "unsilence", silenced.split("silence ", 1)[1].split()[0])
+    server.run("docker", "start", rest)
+    eventually(lambda: alert not in firing(server))
+    eventually(lambda: live(server)["instances"][1]["state"] == "healthy")
+
+
+def test_channels_that_take_nothing_are_named(server: Server) -> None:
+    journal = server.run("journalctl", "--unit=multibase-monitor", "--no-pager", "--output=cat")
+    for words in ("CRITICAL beta on server: rest does not run", "channel pager", "channel ops", "tried again"):
+        assert words in journal, words
+    tested = server.multibase("alerts", "test", "pager").stdout
+    assert "channel pager" in tested
+
+
+def test_stats_and_reports(server: Server, tmp_path: Path) -> None:
+    told = json.loads(server.multibase("stats", "--json").stdout)
+    assert [host["source"] for host in told["hosts"]] == ["sampler"]
+    assert [entry["name"] for entry in told["instances"]] == ["acme", "beta"]
+    # Beside what Docker says, which counts page cache in another way.
+    for entry in told["instances"]:
+        assert entry["use"]["memory_bytes"] > 10_000_000 and entry["use"]["cpu_percent"] is not None
+    table = server.multibase("stats", "acme", "--services").stdout
+    assert "realtime" in table and "beta" not in table
+    formats = [word for name in ("html", "json", "csv", "prometheus") for word in ("--format", name)]
+    server.multibase("report", *formats, "--output", str(tmp_path / "reports"), verbose=True)
+    files = sorted(path for path in (tmp_path / "reports").rglob("*") if path.is_file())
+    assert len(files) >= 4
+    for path in files:
+        assert "acme" in path.read_text()
+        server.outputs["report " + path.name] = path.read_text()
 
 
 def test_show_tells_everything_but_secrets(server: Server) -> None:
@@ -532,6 +653,11 @@ def test_no_secret_anywhere(server: Server) -> None:
         ["docker", "exec", CONTAINER, "sh", "-c", left + " -size -20M -exec cat {} +"], capture_output=True, check=False
     ).stdout
     found += scanner.search("temporary files and logs of the host", temporary)
+    # What the panel shows, and what the sampler keeps.
+    kept = "find {0}/www/panel {0}/state/_monitor -type f -exec cat {{}} +".format(ROOT)
+    shown = subprocess.run(["docker", "exec", CONTAINER, "sh", "-c", kept], capture_output=True, check=True).stdout
+    assert b'"probes"' in shown
+    found += scanner.search("panel and sampler", shown)
     logs = subprocess.run(
         ["docker", "exec", CONTAINER, "sh", "-c", "for c in $(docker ps -aq); do docker logs $c 2>&1; done"],
         capture_output=True,
