@@ -11,6 +11,7 @@ It also takes the recording out of the way of the run (``playbooks/recording/rec
 
 from __future__ import annotations
 
+import getpass
 import importlib.util
 import json
 import os
@@ -64,9 +65,15 @@ def run_instances(shared: Mapping[str, Any], hosts: List[Mapping[str, Any]]) -> 
     return sorted(declared)
 
 
-def labels_for(verb: str, instances: List[str], check: bool) -> List[str]:
-    """Return ARA's labels of a run."""
+def labels_for(verb: str, instances: List[str], check: bool, user: str = "", ticket: str = "") -> List[str]:
+    """Return ARA's labels of a run: what it does, to which instances, who began it, and why (a ticket's name)."""
     labels = ["verb:" + verb]
+    # Commas would make two labels of one; a name that long is none.
+    labels += [
+        kind + ":" + " ".join(word.replace(",", " ").split())[:80]
+        for kind, word in (("user", user), ("ticket", ticket))
+        if word.strip()
+    ]
     if check:
         labels.append("check")
     if len(instances) > MAX_INSTANCE_LABELS:
@@ -74,6 +81,21 @@ def labels_for(verb: str, instances: List[str], check: bool) -> List[str]:
     else:
         labels.extend("instance:" + name for name in instances)
     return labels
+
+
+def user_name() -> str:
+    """Return who began the run: as ARA records it, and not the root that sudo made of somebody."""
+    try:
+        return os.environ.get("ARA_RECORD_USER_NAME") or os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        # In a container with a user that has no name.
+        return str(os.getuid())
+
+
+def ticket_of(shared: Mapping[str, Any]) -> str:
+    """Return what a run is for: the variable ``multibase_ticket``, or MULTIBASE_TICKET in the environment."""
+    value = shared.get("multibase_ticket")
+    return str(value) if isinstance(value, (str, int)) and value else os.environ.get("MULTIBASE_TICKET", "")
 
 
 def run_name(verb: str, instances: List[str]) -> str:
@@ -139,7 +161,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible is not type
         check = bool(context.CLIARGS.get("check"))
         wanted = {
             "ara_playbook_name": run_name(self._verb, instances),
-            "ara_playbook_labels": labels_for(self._verb, instances, check),
+            "ara_playbook_labels": labels_for(self._verb, instances, check, user_name(), ticket_of(shared)),
         }
         play.vars = {**wanted, **play.vars}
 

@@ -51,6 +51,19 @@ def test_many_instances_become_a_number() -> None:
     assert multibase_run.run_name("site", names).endswith("i4 (+46)")
 
 
+def test_who_began_a_run_and_why_are_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = multibase_run.labels_for("stop", ["acme"], False, "alice", "OPS-12, 13")
+    assert labels == ["verb:stop", "user:alice", "ticket:OPS-12 13", "instance:acme"]
+    monkeypatch.setenv("SUDO_USER", "bob")
+    assert multibase_run.user_name() == "bob"
+    monkeypatch.setenv("ARA_RECORD_USER_NAME", "alice")
+    assert multibase_run.user_name() == "alice"
+    monkeypatch.setenv("MULTIBASE_TICKET", "OPS-1")
+    assert multibase_run.ticket_of({}) == "OPS-1"
+    assert multibase_run.ticket_of({"multibase_ticket": 12}) == "12"
+    assert multibase_run.ticket_of({"multibase_ticket": ["x"]}) == "OPS-1"
+
+
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
@@ -114,7 +127,7 @@ def test_runs_without_the_front_are_named_and_labelled(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     name, labels, everything = recorded(tmp_path)
     assert name == "multibase stop shop"
-    assert labels == ["check", "instance:shop", "multibase", "verb:stop"]
+    assert set(labels) == {"check", "instance:shop", "multibase", "verb:stop", "user:" + multibase_run.user_name()}
     assert "canary-in-extra-vars" not in everything
     assert json.loads((tmp_path / "failures.json").read_text()) == []
 
@@ -124,7 +137,13 @@ def test_the_instances_that_were_named_count_and_failures_are_told(tmp_path: Pat
     assert done.returncode == 2
     name, labels, _everything = recorded(tmp_path)
     assert name == "multibase stop acme beta"
-    assert labels == ["instance:acme", "instance:beta", "multibase", "verb:stop"]
+    assert set(labels) == {
+        "instance:acme",
+        "instance:beta",
+        "multibase",
+        "verb:stop",
+        "user:" + multibase_run.user_name(),
+    }
     told = json.loads((tmp_path / "failures.json").read_text())
     assert told == [{"host": "h1", "task": "Fail", "msg": "for a reason"}]
 
